@@ -1,0 +1,50 @@
+# Two commands do everything: make train, make test. Both begin by making .venv if it isn't there.
+PYTHON ?= python3
+BIN := .venv/bin
+DONE := .venv/.installed
+
+# The figures of Tiny Shakespeare are checked when that text is at hand: in $CHARLM_DATA or in the cache.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/charlm
+# Notebooks run side by side, one a core, so each gets one thread: two runtimes spinning on the same cores slow each other tenfold.
+FLAGS ?= $(if $(wildcard $(or $(CHARLM_DATA),$(CACHE))/tinyshakespeare.txt),shakespeare)
+
+.PHONY: help train test notebooks pytest lint export outputs bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(DONE): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "charlm needs Python 3.11 or newer; say which with make PYTHON=python3.12"; exit 2; }
+	@echo "installing into .venv; this takes a few minutes the first time"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+train: $(DONE) ## train a GPT on real text, show what it writes, say where it is
+	@$(BIN)/charlm-train --steps 3000
+
+test: notebooks lint pytest ## everything: notebooks, lint, pytest (which checks that generated files are in step)
+
+notebooks: $(DONE) ## run the notebooks as tests
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --flags "$(FLAGS)"
+
+lint: $(DONE) ## ruff, on notebooks and modules alike
+	$(BIN)/ruff check .
+
+pytest: $(DONE) ## what a notebook can't test well: faults, packaging, the house's rules
+	$(BIN)/pytest
+
+export: $(DONE) ## write charlm/ and README.md from the notebooks, and clean the notebooks
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python docs/readme.py
+
+outputs: $(DONE) ## run everything, long trainings included, and save what it prints and draws (needs Tiny Shakespeare)
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --flags "shakespeare slow" --save
+	$(MAKE) export
+
+bench: $(DONE) ## compare speeds, by ratio, in one run
+	$(BIN)/python benchmarks/data.py
+
+clean: ## remove everything that make made
+	rm -rf .venv *.egg-info build dist _proc

@@ -1,0 +1,64 @@
+"""Chapter 0 against the notes' own way: encoding a long text, its peak memory, and drawing batches.
+
+    python benchmarks/data.py [--megachars 100]
+
+Both sides alternate in one process and the medians are compared: on a shared machine, only the ratio means something.
+"""
+import argparse, statistics, time
+from pathlib import Path
+
+import torch
+
+from charlm.data import CharTokenizer, get_batch, load_corpus
+
+def notes_encode(text, stoi): return [stoi[c] for c in text]
+
+def notes_batch(ids, batch_size, block_size):
+    offsets = torch.randint(len(ids) - block_size, (batch_size,))
+    return torch.stack([ids[i:i + block_size] for i in offsets]), torch.stack([ids[i + 1:i + block_size + 1] for i in offsets])
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+def alternate(ours, theirs, rounds=5):
+    "Median seconds of each, taking turns"
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    return [statistics.median(side) for side in zip(*pairs, strict=True)]
+
+def peak_bytes(function):
+    "How far the process's memory rises above where it stood, in bytes (Linux)"
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    def read(key): return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith(key)).split()[1])
+    reset.write_text("5")
+    before = read("VmRSS")
+    result = function()
+    return read("VmHWM") - before, result
+
+def row(what, ours, theirs, unit, scale): print(f"{what:<44}{ours * scale:>10.3g}{theirs * scale:>12.3g} {unit:<9}{theirs / ours:>7.1f} x")
+
+def main(megachars):
+    base = load_corpus("bundled").text
+    n = megachars * 10**6
+    print(f"{'':<44}{'charlm':>10}{'notes':>12} {'':<9}{'ratio':>9}")
+    for name,text in [("ASCII", base), ("with Greek and emoji", base + "Ἄνδρα μοι ἔννεπε 🙂")]:
+        text = (text * (n // len(text) + 1))[:n]
+        tok = CharTokenizer.from_text(text)
+        stoi = {c: i for i,c in enumerate(tok.chars)}
+        tok.encode(text[:10])                                     # makes the table
+        extra, ids = peak_bytes(lambda tok=tok, text=text: tok.encode(text))
+        del ids
+        ours, theirs = alternate(lambda tok=tok, text=text: tok.encode(text), lambda text=text, stoi=stoi: notes_encode(text, stoi))
+        row(f"encode {megachars} M characters, {name}", ours, theirs, "s", 1)
+        print(f"{'  memory beyond the text':<44}{extra / n:>10.2f}{'':>12} bytes a character")
+    ids = tok.encode(text[:10**6])
+    wide = ids.long()                                             # the notes keep ids as int64
+    for B,T in [(16, 32), (64, 256)]:
+        ours, theirs = alternate(lambda B=B, T=T: [get_batch(ids, B, T) for _ in range(200)], lambda B=B, T=T: [notes_batch(wide, B, T) for _ in range(200)])
+        row(f"a batch of {B} x {T}", ours, theirs, "microsec", 1e6 / 200)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megachars", type=int, default=100, help="length of the text, in millions of characters (default: 100)")
+    main(parser.parse_args().megachars)

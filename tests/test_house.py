@@ -1,0 +1,83 @@
+"The rules of the house that a program can check (CONTRIBUTING.md)."
+import ast, importlib, inspect, json, re
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
+CHAPTERS = [p for p in NOTEBOOKS if p.name[0].isdigit()]
+ORDER = ["data", "bigram", "attention", "gpt", "train", "checkpoint", "cli"]
+
+def cells(path): return [(c["cell_type"], "".join(c["source"]), c) for c in json.loads(path.read_text())["cells"]]
+def code(source):
+    "The lines that count; a command's parameters don't, since they are its help text"
+    parameter = r"    \w+:.*, # " if "@call_parse" in source else r"(?!)"
+    return [line for line in source.splitlines() if line.strip() and not line.startswith("#|") and not re.match(parameter, line)]
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+each_module = pytest.mark.parametrize("name", ORDER)
+
+def test_one_notebook_one_module():
+    assert [p.stem.split("_", 1)[1] for p in CHAPTERS] == ORDER
+    for i,p in enumerate(CHAPTERS): assert p.name.startswith(f"{i:02}_") and f"#| default_exp {ORDER[i]}" in p.read_text()
+
+@each_notebook
+def test_opens_with_title_and_subtitle(path):
+    kind, source, _ = cells(path)[0]
+    assert kind == "markdown" and re.match(r"# .+\n\n> .+\n\n.+", source)
+
+@each_notebook
+def test_import_cells_hold_only_imports(path):
+    for kind, source, _ in cells(path):
+        if kind != "code" or not re.search(r"^(import|from) ", source, re.M): continue
+        nodes = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("#|"))).body
+        alone = all(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
+        assert alone or "echo: false" in source, source
+
+@each_chapter
+def test_exported_cells_are_short(path):
+    for kind, source, _ in cells(path):
+        if kind == "code" and source.startswith("#| export"):
+            assert len(code(source)) <= (25 if "(nn.Module)" in source else 20), source
+
+@each_chapter
+def test_prose_between_cells(path):
+    "Never more than five cells of code that are not imports or marked checks without a word between them"
+    run = 0
+    for kind, source, _ in cells(path):
+        if kind == "markdown": run = 0
+        elif not re.match(r"(#\|.*\n)*(import|from) ", source) and "#| default_exp" not in source and "#| shakespeare" not in source: run += 1
+        assert run <= 5, source
+
+@each_notebook
+def test_saved_outputs_are_sound(path):
+    text = path.read_text()
+    assert '"output_type": "error"' not in text
+    assert str(ROOT) not in text and "/home/" not in text and "/tmp/" not in text
+
+@each_chapter
+def test_every_chapter_asserts(path):
+    checks = [s for kind, s, _ in cells(path) if kind == "code" and re.search(r"\bassert\b|test_eq|test_fail|assert_close", s)]
+    assert len(checks) >= 5
+
+@each_module
+def test_public_names_are_documented(name):
+    module = importlib.import_module(f"charlm.{name}")
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if inspect.isroutine(thing) or inspect.isclass(thing): assert inspect.getdoc(thing) and not inspect.getdoc(thing).startswith(public + "("), public
+
+@each_module
+def test_imports_run_one_way(name):
+    tree = ast.parse((ROOT/"charlm"/f"{name}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    used = {node.module for node in imports if node.level == 1} | {node.module.split(".")[1] for node in imports if node.module.startswith("charlm.")}
+    assert all(ORDER.index(other) < ORDER.index(name) for other in used) and (used or name == "data")
+
+def test_every_figure_that_the_notes_print_is_asserted():
+    "A few values stand for each row of figures; each must be in a cell that checks"
+    checks = "\n".join(s for p in CHAPTERS for kind, s, _ in cells(p) if kind == "code" and re.search(r"assert|test_eq|near\(", s))
+    for value in ["1_115_394", "46, 47, 47, 1, 58, 46, 43, 56, 43", "20, 53, 50, 39", "18, 47, 56, 57, 58, 1, 15, 47, 58", "1_003_854, 111_540",
+        "24, 43, 58, 5, 57, 1, 46, 43", "MEO:|I p", "4.1744", "4.8786", "0, 31, 55, 41, 53, 58, 12", "bLIgwevmyFJGUGp", "2.46", "2.49", "2.4519", "2.4819", "2.48",
+        "[2, 7], [6, 4], [6, 5]", "0.1808, -0.0700", "-0.0341, 0.1332", "3.2363e-08", "0.1574, 0.8426", "0.0210, 0.0843", "209_729", "10_788_929", "2.10", "1.97", "1.77", "1.48"]:
+        assert value in checks, value
