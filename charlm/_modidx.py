@@ -38,6 +38,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'charlm.data.CharTokenizer.decode': ('data.html#chartokenizer.decode', 'charlm/data.py'),
                              'charlm.data.CharTokenizer.encode': ('data.html#chartokenizer.encode', 'charlm/data.py'),
                              'charlm.data.CharTokenizer.from_text': ('data.html#chartokenizer.from_text', 'charlm/data.py'),
+                             'charlm.data.CharTokenizer.look_up': ('data.html#chartokenizer.look_up', 'charlm/data.py'),
                              'charlm.data.CharTokenizer.nearest': ('data.html#chartokenizer.nearest', 'charlm/data.py'),
                              'charlm.data.CharTokenizer.refuse': ('data.html#chartokenizer.refuse', 'charlm/data.py'),
                              'charlm.data.CharTokenizer.table': ('data.html#chartokenizer.table', 'charlm/data.py'),

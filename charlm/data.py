@@ -243,6 +243,19 @@ def nearest(self:CharTokenizer,
     def plain(c): return unicodedata.normalize("NFKD", c)[0].casefold()
     return sorted(self.chars, key=lambda c: (plain(c) != plain(char), abs(ord(c) - ord(char))))[:n]
 
+# %% ../nbs/00_data.ipynb #30610ef0
+@patch
+def look_up(self:CharTokenizer,
+    text:str, # some characters, at least one
+    out:Tensor, # where the ids go, (T,)
+) -> Tensor: # `out`, with `vocab_size` for every unknown character
+    "The table's entries for all characters of `text`"
+    if text.isascii() and self.table.dtype == torch.uint8:
+        first = bytes(self.table[:128].tolist()).ljust(256)
+        return out.copy_(torch.frombuffer(text.encode("ascii").translate(first), dtype=torch.uint8))
+    points = torch.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=torch.int32)
+    return torch.index_select(self.table, 0, points, out=out)
+
 # %% ../nbs/00_data.ipynb #776deb2d
 @patch
 def encode(self:CharTokenizer,
@@ -252,14 +265,15 @@ def encode(self:CharTokenizer,
     "Turn characters into ids"
     if errors not in ("strict", "ignore"): raise ValueError(f"errors is {errors!r}; choose 'strict' or 'ignore'")
     ids, end, size = torch.empty(len(text), dtype=self.table.dtype), 0, 2**16
-    for start in range(0, len(text), size):
-        points = bytearray(text[start:start + size].encode("utf-32-le", "surrogatepass"))
-        piece = self.table.index_select(0, torch.frombuffer(points, dtype=torch.int32))
-        if piece.max() == self.vocab_size:
-            if errors == "strict": self.refuse(text, start + int((piece == self.vocab_size).nonzero()[0]))
-            piece = piece[piece != self.vocab_size]
-        ids[end:end + len(piece)] = piece
-        end += len(piece)
+    with warnings.catch_warnings(action="ignore"):
+        for start in range(0, len(text), size):
+            part = text[start:start + size]
+            piece = self.look_up(part, ids[end:end + len(part)])
+            if piece.max() == self.vocab_size:
+                if errors == "strict": self.refuse(text, start + int((piece == self.vocab_size).nonzero()[0]))
+                piece = piece[piece != self.vocab_size]
+                ids[end:end + len(piece)] = piece
+            end += len(piece)
     return ids[:end]
 
 # %% ../nbs/00_data.ipynb #0752f2d3
