@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FeedForward', 'Block', 'GPTConfig', 'init_weights', 'GPT', 'evaluating', 'sample']
 
-# %% ../nbs/03_gpt.ipynb #b53f2a50
+# %% ../nbs/03_gpt.ipynb #4432ec3f
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,10 +15,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-# %% ../nbs/03_gpt.ipynb #156d22dd
+# %% ../nbs/03_gpt.ipynb #3440918b
 from .attention import MultiHeadAttention, check_heads
-from .bigram import next_token_loss
-from .data import BadInput
+from .bigram import check_idx, next_token_loss
+from .data import BadInput, check_whole
 
 # %% ../nbs/03_gpt.ipynb #dda350c7
 class FeedForward(nn.Module):
@@ -62,17 +63,15 @@ class GPTConfig:
     dropout:float=0. # share zeroed in training, from 0 up to but not including 1
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1: raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"): check_whole(name, getattr(self, name))
         check_heads(self.n_embd, self.n_head)
         if not 0 <= self.dropout < 1: raise BadInput(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
 
-# %% ../nbs/03_gpt.ipynb #7569a92f
+# %% ../nbs/03_gpt.ipynb #e40ba262
 def init_weights(
     module:nn.Module, # any layer; only linear and embedding layers are changed
 ):
-    "Start matrices small and biases at zero, as GPT-2 did"
+    "Start matrices small and biases at zero, much as GPT-2 did"
     if isinstance(module, nn.Linear | nn.Embedding): nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
 
@@ -95,6 +94,7 @@ class GPT(nn.Module):
         idx:Tensor, # token ids, (B,T) int64, T up to `block_size`
         targets:Tensor|None=None, # the ids that came next, (B,T) int64
     ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V), and the loss in nats a token where there are targets
+        idx = check_idx(idx)
         T = idx.shape[1]
         if T > self.config.block_size: raise BadInput(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
         x = self.token_embedding_table(idx) + self.position_embedding_table(torch.arange(T, device=idx.device))
@@ -119,19 +119,20 @@ def evaluating(
     finally:
         for module, mode in modes: module.training = mode
 
-# %% ../nbs/03_gpt.ipynb #ce186aca
+# %% ../nbs/03_gpt.ipynb #9d99171e
 def sample(
     logits:Tensor, # scores for the next token, (B,V)
-    temperature:float=1., # below 1 is bolder about the likeliest token, above 1 more adventurous
+    temperature:float=1., # below 1 is safer and repeats itself more, above 1 more varied
     top_k:int|None=None, # draw from this many of the likeliest tokens; None: from all
     generator:torch.Generator|None=None, # where chance comes from; None: torch's global one
 ) -> Tensor: # token ids, (B,1) int64
     "Draw the next token"
-    if not temperature > 0: raise BadInput(f"temperature is {temperature}; it must be greater than 0")
+    if not 0 < temperature < math.inf: raise BadInput(f"temperature is {temperature}; it must be greater than 0")
     if top_k is not None:
-        if top_k < 1: raise BadInput(f"top_k is {top_k}; it must be at least 1")
-        kth = logits.topk(min(top_k, logits.shape[-1])).values[:,-1:]
-        logits = logits.masked_fill(logits < kth, float("-inf"))
+        check_whole("top_k", top_k)
+        best = logits.topk(min(top_k, logits.shape[-1]))
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, best.indices, best.values)
+    logits = logits - logits.amax(-1, keepdim=True)                      # so that no temperature makes them overflow
     probs = (logits / temperature).softmax(-1).to(generator.device if generator else logits.device)
     return torch.multinomial(probs, 1, generator=generator).to(logits.device)
 
@@ -146,9 +147,8 @@ def generate(self:GPT,
     generator:torch.Generator|None=None, # see `sample`
 ) -> Tensor: # `idx` and what the model adds, (B, T + max_new_tokens) int64
     "Write on from `idx`; the model is in evaluation mode meanwhile and in its former mode afterwards"
-    if idx.shape[-1] < 1: raise BadInput("the prompt is empty; give the model at least one character to go on from")
+    idx = check_idx(idx)
     if max_new_tokens < 0: raise BadInput(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
-    idx = idx.long()
     with evaluating(self):
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:,-self.config.block_size:])

@@ -25,10 +25,12 @@ CORPORA = {
     "folder": (lambda: ".", [". is a folder; name a text file inside it"]),
     "empty": (lambda: write("empty.txt", ""), ["empty.txt holds no text"]),
     "blank": (lambda: write("blank.txt", " \n\n"), ["blank.txt holds no text"]),
-    "short": (lambda: write("short.txt", LINE * 2), ["104 characters", "too short for block_size 32", "it needs at least 312"]),
+    "short": (lambda: write("short.txt", LINE * 2), ["104 characters", "too short for block_size 32", "it needs 321"]),
     "binary": (lambda: write("old.txt", "caf\u00e9".encode("latin-1") + LINE.encode()), ["old.txt is not UTF-8 text: byte 0xe9 at position 3"]),
     "misspelt": (lambda: "tinyshakespare", ["did you mean 'tinyshakespeare'?"]),
-    "unreachable": (lambda: "http://127.0.0.1:9/a.txt", ["can't download http://127.0.0.1:9/a.txt: ", "or give a file's path"]),
+    "no such user": (lambda: "~nosuch/file", ["no such file"]),
+    "name too long": (lambda: "a" * 300, ["no such file"]),
+    "unreachable": (lambda: "http://127.0.0.1:9/a.txt", ["can't download http://127.0.0.1:9/a.txt: ", "or use a file of yours"]),
     "not an address": (lambda: "http://", ["can't download http://: "]),
 }
 
@@ -41,9 +43,9 @@ def test_corpus(command, make, parts):
 
 def test_the_length_that_is_asked_for_suffices(command):
     write("just.txt", (LINE * 10)[:320])
-    refused(command("charlm-train", "--corpus", "just.txt", "--out", "new"), "charlm-train", "it needs at least 330")
-    write("just.txt", (LINE * 10)[:330])
-    code, _, err = command("charlm-train", "--corpus", "just.txt", "--out", "new", "--steps", 1)
+    refused(command("charlm-train", "--corpus", "just.txt", "--out", "new"), "charlm-train", "it needs 321")
+    write("just.txt", (LINE * 10)[:321])
+    code, _, err = command("charlm-train", "--corpus", "just.txt", "--out", "new", "--steps", 1, "--eval-iters", 1)
     assert (code, err) == (0, "")
 
 def test_http_404(command, server):
@@ -77,8 +79,17 @@ SETTINGS = {
     "dropout 1": (["--dropout", 1], ["dropout is 1.0; it must be at least 0 and less than 1"]),
     "dropout nan": (["--dropout", "nan"], ["dropout is nan"]),
     "seed -1": (["--seed", -1], ["seed is -1"]),
+    "accumulate 3": (["--accumulate", 3], ["batch_size is 16, which accumulate 3 doesn't divide"]),
+    "warmup -1": (["--warmup", -1], ["warmup is -1; it must be at least 0"]),
+    "clip nan": (["--clip", "nan"], ["clip is nan"]),
+    "decay": (["--decay", "square"], ["decay is 'square'; choose none, linear or cosine"]),
+    "dtype": (["--dtype", "int8"], ["dtype is 'int8'; choose auto, float32, bfloat16 or float16"]),
+    "dtype float16 on cpu": (["--device", "cpu", "--dtype", "float16"], ["dtype is 'float16', which needs an NVIDIA GPU, but the device is cpu"]),
+    "compile": (["--compile", "maybe"], ["compile is 'maybe'; choose auto, yes or no"]),
     "device cuda": (["--device", "cuda"], ["device is 'cuda', but torch finds no such hardware here; choose auto or cpu"]),
     "device gpu": (["--device", "gpu"], ["device is 'gpu'; choose auto, cpu, cuda or mps"]),
+    "seed too large": (["--seed", 2**63], ["seed is 9223372036854775808; it must be a whole number from 0 to"]),
+    "too large for any machine": (["--n-embd", 4 * 10**8, "--batch-size", 1], ["not enough memory for this"]),
 }
 
 @pytest.mark.parametrize("args, parts", SETTINGS.values(), ids=SETTINGS.keys())
@@ -104,7 +115,7 @@ def test_a_model_is_never_overwritten_unasked(command, model_file):
     before = Path("kept/model.safetensors").read_bytes()
     refused(command("charlm-train", "--corpus", "bundled", "--out", "kept"), "charlm-train", "kept/model.safetensors exists already", "--overwrite")
     assert Path("kept/model.safetensors").read_bytes() == before
-    args = ["--steps", 1, "--n-embd", 8, "--n-layer", 1, "--overwrite"]
+    args = ["--steps", 1, "--n-embd", 8, "--n-layer", 1, "--eval-iters", 1, "--overwrite"]
     assert command("charlm-train", "--corpus", "bundled", "--out", "kept", *args)[0] == 0
     assert Path("kept/model.safetensors").read_bytes() != before
 
@@ -113,8 +124,10 @@ WRITING = {
     "empty prompt": (["--prompt", ""], ["the prompt is empty"]),
     "temperature 0": (["--temperature", 0], ["temperature is 0.0; it must be greater than 0"]),
     "temperature negative": (["--temperature", -1], ["temperature is -1.0"]),
+    "temperature inf": (["--temperature", "inf", "--top-k", 5], ["temperature is inf"]),
+    "seed negative": (["--seed", -3], ["seed is -3; it must be a whole number from 0 to"]),
     "length 0": (["--length", 0], ["length is 0; it must be at least 1"]),
-    "top_k 0": (["--top-k", 0], ["top_k is 0; it must be at least 1"]),
+    "top_k 0": (["--top-k", 0], ["top_k is 0; it must be a whole number of at least 1"]),
     "device cuda": (["--device", "cuda"], ["device is 'cuda', but torch finds no such hardware here"]),
 }
 
@@ -126,7 +139,7 @@ def test_writing(command, monkeypatch, model_file, args, parts):
 def test_the_default_prompt_suits_every_alphabet(command):
     "A model that never saw a line end still writes when no prompt is given"
     write("flat.txt", LINE.strip() * 20)
-    assert command("charlm-train", "--corpus", "flat.txt", "--out", "flat", "--steps", 1)[0] == 0
+    assert command("charlm-train", "--corpus", "flat.txt", "--out", "flat", "--steps", 1, "--eval-iters", 1)[0] == 0
     code, out, err = command("charlm-generate", "flat", "--length", 20)
     assert (code, err) == (0, "") and len(out) == 22
 
@@ -140,6 +153,7 @@ def foreign(path):
 
 MODELS = {
     "missing": (lambda path: "nowhere.safetensors", ["no model at nowhere.safetensors"]),
+    "name too long": (lambda path: "a" * 300, ["no model at aaa"]),
     "empty folder": (lambda path: os.mkdir("hollow") or "hollow", ["no model at hollow/model.safetensors"]),
     "truncated": (lambda path: write("cut.safetensors", path.read_bytes()[:-100]), ["cut.safetensors is not a safetensors file, or was cut short"]),
     "text": (lambda path: write("play.safetensors", LINE), ["play.safetensors is not a safetensors file"]),

@@ -1,11 +1,11 @@
 "The commands as processes: what a person sees, Ctrl-C, a closed pipe, two at once."
-import os, pty, signal, subprocess, termios
+import fcntl, os, pty, re, signal, subprocess, termios
 from pathlib import Path
 
 import pytest
 from conftest import SCRIPTS
 
-TINY = ["--corpus", "bundled", "--n-embd", "16", "--n-layer", "1", "--eval-interval", "50"]
+TINY = ["--corpus", "bundled", "--n-embd", "16", "--n-layer", "1", "--eval-interval", "50", "--eval-iters", "10", "--dtype", "float32"]
 
 def start(name, *args, **kwargs):
     return subprocess.Popen([SCRIPTS/name, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
@@ -33,16 +33,46 @@ def test_a_terminal_gets_a_bar():
     try:
         while piece := os.read(leader, 1000): seen += piece
     except OSError: pass                                            # the terminal closes with the process
-    assert process.wait() == 0 and b"step/s" in seen and b"model: m/model.safetensors" in seen
+    assert process.wait() == 0 and b"tok/s" in seen and b"best=" in seen and b"model: m/model.safetensors" in seen
 
-def test_ctrl_c_is_no_traceback():
-    process = start("charlm-train", *TINY, "--steps", "1000000", "--out", "m")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_interrupted_saved_and_continued(number, code):
+    process = start("charlm-train", *TINY, "--steps", "200", "--out", "m")
     for line in process.stdout:
         if line.startswith("step    50"): break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and err.strip() == "charlm-train: stopped"
-    assert os.listdir("m") == []                                    # and no half a model
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (code, "")
+    assert re.search(r"^stopped at step \d+ and saved; to continue: charlm-train --resume m$", out, re.M)
+    out, err = start("charlm-train", "--resume", "m").communicate()
+    assert err == "" and "step   200" in out and "step     0" not in out
+    assert start("charlm-train", *TINY, "--steps", "200", "--out", "whole").communicate()[1] == ""
+    assert Path("m/last.safetensors").read_bytes() == Path("whole/last.safetensors").read_bytes()
+
+def test_ctrl_c_in_a_terminal():
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    process = subprocess.Popen([SCRIPTS/"charlm-train", *TINY, "--steps", "1000000", "--out", "m"], stdin=follower, stdout=follower, stderr=follower,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(follower)
+    seen = b""
+    while b"step    50" not in seen: seen += os.read(leader, 1000)
+    os.write(leader, b"\x03")                                        # what the key sends
+    try:
+        while piece := os.read(leader, 1000): seen += piece
+    except OSError: pass
+    assert process.wait() == 130 and b"and saved; to continue: charlm-train --resume m" in seen and b"Traceback" not in seen
+
+def test_two_processes_on_one_folder():
+    first = start("charlm-train", *TINY, "--steps", "1000000", "--out", "m")
+    for line in first.stdout:
+        if line.startswith("step    50"): break
+    for args in (["--resume", "m"], [*TINY, "--out", "m", "--overwrite"]):
+        second = start("charlm-train", *args)
+        assert second.communicate()[1] == "charlm-train: error: another process is training in m; wait for it, or choose another folder\n"
+        assert second.returncode == 2
+    first.send_signal(signal.SIGTERM)
+    assert first.communicate()[1] == "" and first.returncode == 143
 
 def test_a_closed_pipe_ends_quietly(model_file):
     done = subprocess.run(f"{SCRIPTS}/charlm-generate {model_file} --length 20000 | head -c 10", shell=True, capture_output=True, text=True)
@@ -55,4 +85,4 @@ def test_two_runs_at_once_get_folders_of_their_own():
 
 def test_the_same_seed_gives_the_same_file():
     for out in ("a", "b"): assert start("charlm-train", *TINY, "--steps", "30", "--seed", "5", "--out", out).communicate()[1] == ""
-    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+    for name in ("model.safetensors", "last.safetensors", "sample.txt"): assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
