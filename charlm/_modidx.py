@@ -140,7 +140,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'charlm.train.make_optimizer': ('train.html#make_optimizer', 'charlm/train.py'),
                               'charlm.train.pick_device': ('train.html#pick_device', 'charlm/train.py'),
                               'charlm.train.pick_dtype': ('train.html#pick_dtype', 'charlm/train.py'),
+                              'charlm.train.pick_threads': ('train.html#pick_threads', 'charlm/train.py'),
                               'charlm.train.plot_losses': ('train.html#plot_losses', 'charlm/train.py'),
                               'charlm.train.step_seconds': ('train.html#step_seconds', 'charlm/train.py'),
                               'charlm.train.to_device': ('train.html#to_device', 'charlm/train.py'),
-                              'charlm.train.train': ('train.html#train', 'charlm/train.py')}}}
+                              'charlm.train.train': ('train.html#train', 'charlm/train.py'),
+                              'charlm.train.using_threads': ('train.html#using_threads', 'charlm/train.py')}}}

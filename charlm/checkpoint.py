@@ -125,7 +125,7 @@ def state(self:Trainer) -> tuple[dict[str,Tensor],dict]: # numbers by name, and 
     for i,averages in self.optimizer.state_dict()["state"].items(): tensors |= {f"optimizer.{i}.{name}": t for name,t in averages.items()}
     tensors |= {"random.torch": torch.get_rng_state(), "random.data": self.generator.get_state()}
     if self.device.type == "cuda": tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-    config = replace(self.config, dtype=str(self.dtype).split(".")[1])         # what "auto" came out as
+    config = replace(self.config, dtype=str(self.dtype).split(".")[1], threads=self.threads)         # what was chosen
     return tensors, {"config": asdict(config), "step": self.step, "best": self.best, "seconds": self.seconds,
         "history": [asdict(e) for e in self.history], "scaler": self.scaler.state_dict()}
 

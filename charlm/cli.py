@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 
-# %% ../nbs/07_cli.ipynb #da744c78
+# %% ../nbs/07_cli.ipynb #84f78578
 from .checkpoint import load_model
 from .data import BadInput, check_length, load_corpus
 from .gpt import GPTConfig
 from .run import given_for, new_run, resume_run, run_folder, write, write_events
-from .train import TrainConfig, pick_device, pick_dtype
+from .train import TrainConfig, pick_device, pick_dtype, pick_threads, using_threads
 
 # %% ../nbs/07_cli.ipynb #514815c1
 def stop(
@@ -105,6 +105,7 @@ def charlm_train(
     device:str=None, # auto, cpu, cuda, cuda:1, mps [auto]
     dtype:str=None, # precision of matrix products: auto, float32, bfloat16, float16 [auto]
     compile:str=None, # compile the model with torch: auto, yes, no [auto]
+    threads:int=None, # processor threads; 0: as many as help [0]
     tensorboard:bool=False, # also write the losses for TensorBoard
 ):
     "Train a character-level GPT on a text. Ctrl-C stops it and saves; --resume continues."
@@ -130,4 +131,4 @@ def charlm_generate(
     with command("charlm-generate"):
         if length < 1: raise BadInput(f"length is {length}; it must be at least 1")
         gpt, tok = load_model(model, pick_device(device))
-        print(write(gpt, tok, prompt, length, seed, temperature=temperature, top_k=top_k))
+        with using_threads(pick_threads(gpt, 1)): print(write(gpt, tok, prompt, length, seed, temperature=temperature, top_k=top_k))

@@ -19,12 +19,12 @@ import torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
-# %% ../nbs/06_run.ipynb #f775cded
+# %% ../nbs/06_run.ipynb #ee191af2
 from .bigram import BigramLM, bigram_counts
 from .checkpoint import read_file, save_model, save_run, write_file
 from .data import BadInput, CharTokenizer, Corpus, check_seed, load_corpus, train_val_split, write_atomic
 from .gpt import GPT, GPTConfig
-from .train import TrainConfig, Trainer, evaluate, plot_losses
+from .train import TrainConfig, Trainer, evaluate, plot_losses, using_threads
 
 # %% ../nbs/06_run.ipynb #7341b54e
 def fresh_folder(
@@ -115,14 +115,14 @@ def keep(self:Run,
     self.save_state()
     write_file(self.folder/"log.jsonl", "".join(json.dumps(asdict(e)) + "\n" for e in history).encode())
 
-# %% ../nbs/06_run.ipynb #2c5c1ae4
+# %% ../nbs/06_run.ipynb #4a7f42b9
 def check_same(
     given:dict, # settings the user has given
     saved:dict, # the settings of the saved run
 ):
     "Raise `BadInput` for the first setting that differs"
     for name,value in given.items():
-        if name != "device" and name in saved and saved[name] != value:
+        if name not in ("device", "threads") and name in saved and saved[name] != value:
             raise BadInput(f"the saved run has {name} {saved[name]!r}, not {value!r}; leave it out to continue the run, or start a new one")
 
 # %% ../nbs/06_run.ipynb #963f2164
@@ -166,7 +166,7 @@ def resume_run(
     text = find_text(about, corpus)
     tok = CharTokenizer(about["chars"])
     if (own := CharTokenizer.from_text(text.text)) != tok: raise BadInput(f"the saved run has the alphabet {tok.chars!r}, the text {own.chars!r}; start a new run")
-    config = TrainConfig(**about["config"] | {k: v for k,v in given.items() if k == "device"})
+    config = TrainConfig(**about["config"] | {k: v for k,v in given.items() if k in ("device", "threads")})
     run = Run(folder, text, tok, Trainer(GPT(GPTConfig(**about["shape"])), *train_val_split(tok.encode(text.text)), config))
     run.trainer.restore(tensors, about)
     if previous and run.state.exists(): os.replace(run.state, folder/"set-aside.safetensors")    # it must not become the previous one
@@ -186,13 +186,13 @@ def interruptions():
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
 
-# %% ../nbs/06_run.ipynb #98a9af15
+# %% ../nbs/06_run.ipynb #6f925273
 @patch
 def go(self:Run,
     *on_eval, # functions called with the trainer after each evaluation, when everything is saved
 ) -> int: # exit code
     "Train to the end, or until interrupted, and leave everything in the folder"
-    with locked(self.folder), interruptions() as caught:
+    with locked(self.folder), using_threads(self.trainer.threads), interruptions() as caught:
         for leftover in self.folder.glob(".*.tmp"): leftover.unlink()          # of a process killed while writing
         print(self.trainer.describe(), flush=True)
         try: complete = self.trainer.run(self.keep, *on_eval, stop=lambda: bool(caught))
