@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 
-# %% ../nbs/07_cli.ipynb #84f78578
+# %% ../nbs/07_cli.ipynb #ecfebdf8
 from .checkpoint import load_model
 from .data import BadInput, check_length, load_corpus
 from .gpt import GPTConfig
-from .run import given_for, new_run, resume_run, run_folder, write, write_events
+from .run import clear_folder, given_for, locked, new_run, resume_run, run_folder, write, write_events
 from .train import TrainConfig, pick_device, pick_dtype, pick_threads, using_threads
 
 # %% ../nbs/07_cli.ipynb #514815c1
@@ -37,10 +37,11 @@ def is_memory(
     "Did the memory of the machine or the GPU run out?"
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
-# %% ../nbs/07_cli.ipynb #2fb725ba
+# %% ../nbs/07_cli.ipynb #29f634ce
 @contextmanager
 def command(
     name:str, # the command, for the messages
+    closed:int=0, # exit code when nobody reads the output any more
 ):
     "Turn what can go wrong with a command's input into one line and an exit code"
     with warnings.catch_warnings():
@@ -50,30 +51,31 @@ def command(
             sys.stdout.flush()
         except BadInput as e: stop(f"{name}: error: {e}", 2)
         except KeyboardInterrupt: stop(f"\n{name}: stopped", 130)
-        except BrokenPipeError: os._exit(0)
+        except BrokenPipeError: os._exit(closed)
         except (MemoryError, RuntimeError) as e:
             if not is_memory(e): raise
             stop(f"{name}: error: not enough memory for this; choose a smaller batch_size, block_size or n_embd, or accumulate", 2)
 
-# %% ../nbs/07_cli.ipynb #289eaaeb
+# %% ../nbs/07_cli.ipynb #9676c6f3
 def start_run(
     settings:dict, # the command's arguments, None for what was not given
 ): # the run, and the functions to call after each evaluation
     "A new run, after everything about it has been checked"
+    if settings["previous"]: raise BadInput("--previous goes with --resume; leave it out, or name the run to continue")
     shape, config = given_for(GPTConfig, settings), TrainConfig(**given_for(TrainConfig, settings))
     pick_dtype(config.dtype, pick_device(config.device), lambda dtype: 1.)
     text = load_corpus(settings["corpus"])
     check_length(len(text), GPTConfig(1, **shape).block_size)
     run = new_run(None, text, config, **shape)
-    run.folder = run_folder(settings["out"], text.name, settings["overwrite"])
+    run.folder = run_folder(settings["out"], text.name)
     return run
 
-# %% ../nbs/07_cli.ipynb #c7122a6b
+# %% ../nbs/07_cli.ipynb #3a7df599
 def continue_run(
     settings:dict, # the command's arguments, None for what was not given
 ): # the run
     "The run in the folder `--resume` names, if what was given agrees with it"
-    if settings["out"]: raise BadInput("--resume continues in its own folder; leave out --out")
+    if settings["out"] or settings["overwrite"]: raise BadInput("--resume continues in its own folder; leave out --out and --overwrite")
     given = given_for(GPTConfig, settings) | given_for(TrainConfig, settings)
     return resume_run(Path(settings["resume"]), given, settings["corpus"], settings["previous"])
 
@@ -110,10 +112,14 @@ def charlm_train(
 ):
     "Train a character-level GPT on a text. Ctrl-C stops it and saves; --resume continues."
     settings = dict(locals())
-    with command("charlm-train"):
-        run = continue_run(settings) if resume else start_run(settings)
-        print(f"{run.corpus.name}: {len(run.corpus):,} characters from {run.corpus.source}", flush=True)
-        code = run.go(*([write_events(run.folder)] if tensorboard else []))
+    with command("charlm-train", 141):
+        if resume and not Path(resume).is_dir(): raise BadInput(f"no run to continue in {resume}; name the folder of an earlier charlm-train")
+        run = None if resume else start_run(settings)
+        with locked(folder := Path(resume) if resume else run.folder):
+            if resume: run = continue_run(settings)
+            else: clear_folder(folder, overwrite)
+            print(f"{run.corpus.name}: {len(run.corpus):,} characters from {run.corpus.source}", flush=True)
+            code = run.go(*([write_events(folder)] if tensorboard else []))
     sys.exit(code)
 
 # %% ../nbs/07_cli.ipynb #0b2fb7c7

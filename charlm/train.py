@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['pick_device', 'pick_threads', 'using_threads', 'cpu_has_bf16', 'cuda_has_bf16', 'casting', 'keeping_chance',
            'step_seconds', 'pick_dtype', 'TrainConfig', 'check_train_config', 'estimate_loss', 'Score', 'evaluate',
-           'lr_at', 'make_optimizer', 'backward', 'to_device', 'Evaluation', 'check_splits', 'Trainer', 'check_finite',
-           'in_jupyter', 'train', 'plot_losses', 'live_plot']
+           'lr_at', 'make_optimizer', 'backward', 'to_device', 'Evaluation', 'check_splits', 'compiles_well', 'Trainer',
+           'check_finite', 'in_jupyter', 'train', 'plot_losses', 'live_plot']
 
 # %% ../nbs/04_train.ipynb #7df52320
 import math, sys, time
@@ -67,10 +67,12 @@ def cpu_has_bf16() -> bool:
     except OSError: return False
     return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
 
-# %% ../nbs/04_train.ipynb #440ead02
-def cuda_has_bf16() -> bool:
-    "Does the current NVIDIA card compute in bfloat16, rather than imitate it?"
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+# %% ../nbs/04_train.ipynb #fa45cbfb
+def cuda_has_bf16(
+    device:torch.device, # an NVIDIA card
+) -> bool:
+    "Does this card compute in bfloat16, rather than imitate it?"
+    with torch.cuda.device(device): return torch.cuda.is_bf16_supported(including_emulation=False)
 
 # %% ../nbs/04_train.ipynb #10b8a0c3
 def casting(
@@ -116,9 +118,9 @@ def pick_dtype(
     "The precision to train in"
     if dtype not in ("auto", "float32", "bfloat16", "float16"): raise BadInput(f"dtype is {dtype!r}; choose auto, float32, bfloat16 or float16")
     if dtype == "float16" and device.type != "cuda": raise BadInput(f"dtype is 'float16', which needs an NVIDIA GPU, but the device is {device}; choose auto or float32")
-    if dtype == "bfloat16" and device.type == "cuda" and not cuda_has_bf16(): raise BadInput("dtype is 'bfloat16', but this GPU has none; choose auto or float16")
+    if dtype == "bfloat16" and device.type == "cuda" and not cuda_has_bf16(device): raise BadInput("dtype is 'bfloat16', but this GPU has none; choose auto or float16")
     if dtype != "auto": return getattr(torch, dtype), "as asked"
-    if device.type == "cuda": return (torch.bfloat16, "the GPU has it") if cuda_has_bf16() else (torch.float16, "the GPU has no bfloat16")
+    if device.type == "cuda": return (torch.bfloat16, "the GPU has it") if cuda_has_bf16(device) else (torch.float16, "the GPU has no bfloat16")
     if device.type != "cpu": return torch.float32, f"safest on {device.type}"
     if not cpu_has_bf16(): return torch.float32, "the processor has no bfloat16"
     fast, plain = seconds(torch.bfloat16), seconds(torch.float32)
@@ -148,13 +150,15 @@ class TrainConfig:
 
     def __post_init__(self): check_train_config(self)
 
-# %% ../nbs/04_train.ipynb #7d9782cf
+# %% ../nbs/04_train.ipynb #1023ce00
 def check_train_config(
     config:"TrainConfig", # what to check
 ):
     "Raise `BadInput` for the first setting that makes no sense"
     for name in ("steps", "batch_size", "accumulate", "eval_interval", "eval_iters"):
         check_whole(name, getattr(config, name))
+    if not isinstance(config.warmup, int): raise BadInput(f"warmup is {config.warmup!r}; it must be a whole number of at least 0")
+    if config.final_lr > 1: raise BadInput(f"final_lr is {config.final_lr}; it is a share of lr, from 0 to 1")
     for name in ("warmup", "final_lr", "weight_decay", "clip", "threads"):
         value = getattr(config, name)
         if not 0 <= value < math.inf: raise BadInput(f"{name} is {value}; it must be at least 0")
@@ -281,6 +285,13 @@ def check_splits(
     if min(len(train_ids), len(val_ids)) <= block_size:
         raise BadInput(f"the splits have {len(train_ids):,} and {len(val_ids):,} characters, too few for block_size {block_size}: each needs {block_size + 1:,}")
 
+# %% ../nbs/04_train.ipynb #007d952a
+def compiles_well(
+    device:torch.device, # where the model runs
+) -> bool:
+    "Is torch's compiler worth its time here? On NVIDIA cards since 2017 (capability 7.0), which it needs"
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
 # %% ../nbs/04_train.ipynb #9f69d8c4
 class Trainer:
     "A training run: everything that changes while it goes on"
@@ -294,7 +305,7 @@ class Trainer:
         self.config, self.splits, self.device = config, (train_ids, val_ids), pick_device(config.device)
         self.model, self.threads = model.to(self.device).train(), config.threads or pick_threads(model, config.batch_size)
         self.dtype, self.reason = pick_dtype(config.dtype, self.device, self.step_seconds)
-        if config.compile == "yes" or (config.compile == "auto" and self.device.type == "cuda"): self.model.compile()
+        if config.compile == "yes" or (config.compile == "auto" and compiles_well(self.device)): self.model.compile()
         torch.manual_seed(config.seed)
         self.generator, self.optimizer = torch.Generator().manual_seed(config.seed), make_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -329,7 +340,7 @@ def advance(self:Trainer) -> Tensor: # the loss of the batch, a scalar on the de
     self.scaler.update()
     return loss
 
-# %% ../nbs/04_train.ipynb #1edbdcee
+# %% ../nbs/04_train.ipynb #2dc6ce35
 @patch
 def look(self:Trainer,
     seconds:float=0., # training time since the last look
@@ -337,6 +348,7 @@ def look(self:Trainer,
 ) -> Evaluation:
     "Estimate the loss on both splits and put it on record"
     losses = [estimate_loss(self.model, ids, self.config.batch_size, self.config.eval_iters) for ids in self.splits]
+    check_finite([torch.tensor(loss) for loss in losses], self.step, lr_at(self.step, self.config))
     rate = steps * self.config.batch_size * self.model.config.block_size / max(seconds, 1e-9)
     self.history.append(Evaluation(self.step, *losses, lr_at(self.step, self.config), self.seconds, rate))
     self.best = min(self.best, self.history[-1].val)
@@ -393,10 +405,11 @@ def run(self:Trainer,
             if due or len(losses) >= every: losses = self.report(bar, losses)
             self.seconds = time.perf_counter() - began
             if due and not (self.history and self.history[-1].step == self.step):
-                tqdm.write(str(self.look(self.seconds - last[0], self.step - last[1])))
+                self.look(self.seconds - last[0], self.step - last[1])
                 last = time.perf_counter() - began, self.step
                 with keeping_chance(self.device): [function(self) for function in on_eval]
-            if self.step == self.config.steps or stop(): return self.step == self.config.steps
+                tqdm.write(str(self.history[-1]))                     # when everything is saved
+            if self.step == self.config.steps or stop(): return self.report(bar, losses) == [] and self.step == self.config.steps
             losses.append(self.advance())
             bar.update(self.config.batch_size * self.model.config.block_size)
 

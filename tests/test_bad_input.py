@@ -105,7 +105,8 @@ def test_arguments_that_do_not_parse(command, args):
 
 def test_output_folder_that_cannot_be_written(command):
     write("a-file", "in the way")
-    for out in ("a-file", "a-file/deeper", "/proc/charlm"):
+    refused(command("charlm-train", "--corpus", "bundled", "--out", "a-file"), "charlm-train", "--out is a-file, which is a file; name a folder")
+    for out in ("a-file/deeper", "/proc/charlm"):
         refused(command("charlm-train", "--corpus", "bundled", "--out", out), "charlm-train", f"can't write to the folder {out}: ")
     assert Path("a-file").read_text() == "in the way"
 

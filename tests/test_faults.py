@@ -87,7 +87,7 @@ def test_every_cut_and_every_flip_of_a_state_is_refused(command):
 
 @pytest.mark.parametrize("args, part", [
     (["--lr", "0.5"], "the saved run has lr 0.001, not 0.5"), (["--n-embd", "32"], "the saved run has n_embd 16, not 32"),
-    (["--corpus", "other.txt"], "was learning from another text than other.txt"), (["--out", "n"], "leave out --out")])
+    (["--corpus", "other.txt"], "was learning from another text than other.txt"), (["--out", "n"], "leave out --out and --overwrite")])
 def test_resuming_otherwise_is_refused(command, args, part):
     Path("other.txt").write_text("Something else to learn from altogether.\n" * 100)
     assert command("charlm-train", *SHORT, "--out", "m")[0] == 0
@@ -103,6 +103,21 @@ def test_a_text_that_has_changed_is_noticed(command):
     Path("own.txt").unlink()
     code, _, err = command("charlm-train", "--resume", "m")
     assert code == 2 and "no such file" in err
+
+def test_overwriting_leaves_nothing_of_the_old_run(command):
+    assert command("charlm-train", *SHORT, "--out", "m")[0] == 0
+    assert command("charlm-train", *SHORT, "--out", "m", "--overwrite", "--lr", "1e30", "--clip", "0")[0] == 2
+    assert read_state(Path("m"))[1]["config"]["lr"] == 1e30 and not Path("m/previous.safetensors").exists() and not Path("m/sample.txt").exists()
+
+def test_arguments_that_do_not_go_together(command):
+    for args, part in ((["--previous"], "--previous goes with --resume"), (["--resume", "m", "--overwrite"], "leave out --out and --overwrite")):
+        Path("m").mkdir(exist_ok=True)
+        code, _, err = command("charlm-train", *args)
+        assert code == 2 and err.count("\n") == 1 and part in err
+
+def test_a_closed_pipe_stops_after_saving():
+    done = subprocess.run(f"{SCRIPTS}/charlm-train {' '.join(TINY)} --out m | head -n 4; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash", capture_output=True, text=True)
+    assert done.returncode == 141 and done.stderr == "" and read_state(Path("m"))[1]["step"] >= 10
 
 def test_nothing_to_resume(command):
     for folder in ("nowhere", "."):
