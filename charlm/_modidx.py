@@ -30,6 +30,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'charlm.checkpoint.read_tensors': ('checkpoint.html#read_tensors', 'charlm/checkpoint.py'),
                                    'charlm.checkpoint.save_model': ('checkpoint.html#save_model', 'charlm/checkpoint.py'),
                                    'charlm.checkpoint.save_run': ('checkpoint.html#save_run', 'charlm/checkpoint.py'),
+                                   'charlm.checkpoint.text_hash': ('checkpoint.html#text_hash', 'charlm/checkpoint.py'),
                                    'charlm.checkpoint.to_bytes': ('checkpoint.html#to_bytes', 'charlm/checkpoint.py'),
                                    'charlm.checkpoint.write_file': ('checkpoint.html#write_file', 'charlm/checkpoint.py')},
             'charlm.cli': { 'charlm.cli.charlm_generate': ('cli.html#charlm_generate', 'charlm/cli.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'digest', 'to_bytes', 'write_file', 'read_tensors', 'check_format', 'read_file', 'save_model', 'load_model',
-           'save_run']
+           'text_hash', 'save_run']
 
 # %% ../nbs/05_checkpoint.ipynb #ac783214
 import hashlib, json, os
@@ -148,7 +148,14 @@ def restore(self:Trainer,
     self.step, self.best, self.seconds = about["step"], about["best"], about["seconds"]
     self.history = [Evaluation(**e) for e in about["history"]]
 
-# %% ../nbs/05_checkpoint.ipynb #82211b29
+# %% ../nbs/05_checkpoint.ipynb #586c7047
+def text_hash(
+    text:str, # a corpus's text
+) -> str: # SHA-256, 64 hexadecimal digits
+    "What tells one text from another"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+# %% ../nbs/05_checkpoint.ipynb #6421882d
 def save_run(
     path:str|Path, # the file to write; an older one is replaced in one step
     trainer:Trainer, # the run
@@ -157,5 +164,5 @@ def save_run(
 ):
     "Write everything needed to continue a run to one safetensors file"
     tensors, about = trainer.state()
-    text = {"name": corpus.name, "source": corpus.source, "sha256": hashlib.sha256(corpus.text.encode("utf-8", "surrogatepass")).hexdigest()}
+    text = {"name": corpus.name, "source": corpus.source, "sha256": text_hash(corpus.text)}
     write_file(path, to_bytes(tensors, about | {"kind": "run", "shape": asdict(trainer.model.config), "chars": tok.chars, "text": text}))
