@@ -16,8 +16,7 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
-# %% ../nbs/00_data.ipynb #f02caef2
-import httpx
+# %% ../nbs/00_data.ipynb #a3c16cce
 import torch
 from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
@@ -91,12 +90,13 @@ def write_atomic(
         os.replace(temp, path)
     finally: temp.unlink(missing_ok=True)
 
-# %% ../nbs/00_data.ipynb #3b28f71c
+# %% ../nbs/00_data.ipynb #26e29407
 def fetch(
     url:str, # an http(s) address
     max_bytes:int=500_000_000, # refuse anything longer, in bytes
 ) -> bytes:
     "The bytes at `url`, with a progress bar on a terminal"
+    import httpx
     raw, timeout = bytearray(), httpx.Timeout(20, connect=5)
     with httpx.stream("GET", url, follow_redirects=True, timeout=timeout) as r:
         r.raise_for_status()
@@ -108,19 +108,21 @@ def fetch(
                 if len(raw) > max_bytes: raise BadInput(f"{url} is longer than {max_bytes:,} bytes; download it yourself and give the path")
     return bytes(raw)
 
-# %% ../nbs/00_data.ipynb #ebf4333b
+# %% ../nbs/00_data.ipynb #ffdd43e5
 def worth_retrying(
     error:Exception, # what `fetch` raised
 ) -> bool:
     "Could the same request succeed a moment later?"
+    import httpx
     if isinstance(error, httpx.HTTPStatusError): return error.response.status_code in (408, 429) or error.response.status_code >= 500
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
-# %% ../nbs/00_data.ipynb #b5dbe59b
+# %% ../nbs/00_data.ipynb #fabff715
 def in_words(
     error:Exception, # what `fetch` raised
 ) -> str:
     "The reason for a failed download, in a few words"
+    import httpx
     if isinstance(error, httpx.HTTPStatusError): return f"HTTP {error.response.status_code} {error.response.reason_phrase}"
     if isinstance(error, httpx.TimeoutException): return "no answer in time"
     return str(error) or type(error).__name__
@@ -146,6 +148,7 @@ def download(
     **kwargs, # passed to `fetch`
 ) -> bytes:
     "The bytes at the first of `urls` that gives them, or `BadInput` with the last reason"
+    import httpx
     for i in range(tries):
         url = urls[i % len(urls)]
         try: return check_hash(fetch(url, **kwargs), sha256, url)

@@ -123,11 +123,16 @@ def test_a_model_is_never_overwritten_unasked(command, model_file):
 WRITING = {
     "unknown character": (["--prompt", "the f\u00f6x"], ["unknown character '\u00f6' (U+00F6) at position 5 of 'the f\u00f6x'", "'o'"]),
     "empty prompt": (["--prompt", ""], ["the prompt is empty"]),
-    "temperature 0": (["--temperature", 0], ["temperature is 0.0; it must be greater than 0"]),
-    "temperature negative": (["--temperature", -1], ["temperature is -1.0"]),
+    "top_p 0": (["--top-p", 0], ["top_p is 0.0; it must be greater than 0 and at most 1"]),
+    "samples 0": (["--samples", 0], ["samples is 0; it must be a whole number of at least 1"]),
+    "stop empty": (["--stop", ""], ["stop is empty; give it a text, or leave it out"]),
+    "prompt twice": (["--prompt", "the", "--prompt-file", "x"], ["--prompt and --prompt-file were both given; leave one out"]),
+    "prompt file missing": (["--prompt-file", "nowhere"], ["can't read the prompt from nowhere: No such file or directory"]),
+    "prompt file a folder": (["--prompt-file", "."], ["can't read the prompt from .: Is a directory"]),
+    "temperature negative": (["--temperature", -1], ["temperature is -1.0; it must be at least 0"]),
     "temperature inf": (["--temperature", "inf", "--top-k", 5], ["temperature is inf"]),
     "seed negative": (["--seed", -3], ["seed is -3; it must be a whole number from 0 to"]),
-    "length 0": (["--length", 0], ["length is 0; it must be at least 1"]),
+    "length 0": (["--length", 0], ["length is 0; it must be a whole number of at least 1"]),
     "top_k 0": (["--top-k", 0], ["top_k is 0; it must be a whole number of at least 1"]),
     "device cuda": (["--device", "cuda"], ["device is 'cuda', but torch finds no such hardware here"]),
 }
@@ -145,7 +150,7 @@ def test_the_default_prompt_suits_every_alphabet(command):
     assert (code, err) == (0, "") and len(out) == 22
 
 def newer(path):
-    save_file(load_file(path), "newer.safetensors", {"charlm": '{"format": 2}'})
+    save_file(load_file(path), "newer.safetensors", {"charlm": '{"format": 3}'})
     return "newer.safetensors"
 
 def foreign(path):
@@ -159,7 +164,7 @@ MODELS = {
     "truncated": (lambda path: write("cut.safetensors", path.read_bytes()[:-100]), ["cut.safetensors is not a safetensors file, or was cut short"]),
     "text": (lambda path: write("play.safetensors", LINE), ["play.safetensors is not a safetensors file"]),
     "not ours": (foreign, ["foreign.safetensors is a safetensors file, but not one that charlm wrote"]),
-    "newer": (newer, ["newer.safetensors was written by a newer charlm (format 2; this one reads up to 1); upgrade charlm"]),
+    "newer": (newer, ["newer.safetensors was written by a newer charlm (format 3; this one reads up to 2); upgrade charlm"]),
 }
 
 @pytest.mark.parametrize("make, parts", MODELS.values(), ids=MODELS.keys())

@@ -6,7 +6,7 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.name[0].isdigit()]
-ORDER = ["data", "bigram", "attention", "gpt", "train", "checkpoint", "run", "cli"]
+ORDER = ["data", "bigram", "attention", "gpt", "train", "generate", "inside", "checkpoint", "run", "cli"]
 
 def cells(path): return [(c["cell_type"], "".join(c["source"]), c) for c in json.loads(path.read_text())["cells"]]
 def code(source):
