@@ -43,8 +43,8 @@ outputs: $(DONE) ## run everything, long trainings included, and save what it pr
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --flags "shakespeare slow" --save
 	$(MAKE) export
 
-bench: $(DONE) ## compare speeds, by ratio, in one run
-	$(BIN)/python benchmarks/data.py
+bench: $(DONE) ## compare speeds with the lecture's way, by ratio, in one run (half an hour); writes benchmarks/results.json
+	$(BIN)/python benchmarks/compare.py
 
 clean: ## remove everything that make made
 	rm -rf .venv *.egg-info build dist _proc

@@ -36,12 +36,13 @@ def peak_bytes(function):
     result = function()
     return read("VmHWM") - before, result
 
-def row(what, ours, theirs, unit, scale): print(f"{what:<44}{ours * scale:>10.3g}{theirs * scale:>12.3g} {unit:<9}{theirs / ours:>7.1f} x")
+def row(group, what, unit, scale, ours, theirs, note=""):
+    return dict(group=group, what=what, unit=unit, lecture=theirs * scale, charlm=ours * scale, ratio=theirs / ours, note=note)
 
-def main(megachars):
-    base = load_corpus("bundled").text
+def rows(megachars):
+    "Each comparison, as compare.py keeps them"
+    base, found = load_corpus("bundled").text, []
     n = megachars * 10**6
-    print(f"{'':<44}{'charlm':>10}{'notes':>12} {'':<9}{'ratio':>9}")
     for name,text in [("ASCII", base), ("with Greek and emoji", base + "Ἄνδρα μοι ἔννεπε 🙂")]:
         text = (text * (n // len(text) + 1))[:n]
         tok = CharTokenizer.from_text(text)
@@ -50,13 +51,17 @@ def main(megachars):
         extra, ids = peak_bytes(lambda tok=tok, text=text: tok.encode(text))
         del ids
         ours, theirs = alternate(lambda tok=tok, text=text: tok.encode(text), lambda text=text, stoi=stoi: notes_encode(text, stoi))
-        row(f"encode {megachars} M characters, {name}", ours, theirs, "s", 1)
-        print(f"{'  memory beyond the text':<44}{extra / n:>10.2f}{'':>12} bytes a character")
+        found.append(row("Encoding", f"{megachars} million characters, {name}", "s", 1, ours, theirs, f"{extra / n:.2f} bytes a character beyond the text"))
     ids = tok.encode(text[:10**6])
     wide = ids.long()                                             # the notes keep ids as int64
     for B,T in [(16, 32), (64, 256)]:
         ours, theirs = alternate(lambda B=B, T=T: [get_batch(ids, B, T) for _ in range(200)], lambda B=B, T=T: [notes_batch(wide, B, T) for _ in range(200)])
-        row(f"a batch of {B} x {T}", ours, theirs, "microsec", 1e6 / 200)
+        found.append(row("Batching", f"{B} blocks of {T}", "microseconds", 1e6 / 200, ours, theirs))
+    return found
+
+def main(megachars):
+    print(f"{'':<52}{'charlm':>10}{'notes':>12} {'':<13}{'ratio':>9}")
+    for r in rows(megachars): print(f"{r['group']:<10}{r['what']:<42}{r['charlm']:>10.3g}{r['lecture']:>12.3g} {r['unit']:<13}{r['ratio']:>7.1f} x  {r['note']}")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -140,9 +140,9 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x:Tensor, past:"KVCache|None"=None) -> Tensor: # (B,T,C) -> (B,T,C)
         qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)      # (3,B,n_head,T,head_size)
-        k, v = qkv[1:] if past is None else past.add(qkv[1:])
+        q, k, v = qkv if past is None else (qkv[0], *past.add(qkv[1:]))
         check_causal(k.shape[-2], len(self.mask))
-        y = attend(qkv[0], k, v, self.mask, self.dropout)
+        y = attend(q, k, v, self.mask, self.dropout)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
 
 # %% ../nbs/02_attention.ipynb #2a04b223

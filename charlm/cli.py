@@ -138,13 +138,14 @@ def read_prompt(
     source = "standard input" if prompt_file == "-" else prompt_file
     return decode_text(raw, source) if raw.strip() else raw.decode()
 
-# %% ../nbs/09_cli.ipynb #2d24c190
+# %% ../nbs/09_cli.ipynb #a58d8307
 def show(
     pieces:Iterable[str], # of a text, in order
 ) -> int: # how many there were
     "Print a text as it comes, without line ends in front"
     count, begun = 0, False
-    for count, piece in enumerate(pieces, 1):
+    for piece in pieces:
+        count += 1
         if not begun: piece = piece.lstrip("\n")
         begun = begun or piece != ""
         print(piece, end="", flush=True)

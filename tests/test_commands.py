@@ -74,9 +74,49 @@ def test_two_processes_on_one_folder():
     first.send_signal(signal.SIGTERM)
     assert first.communicate()[1] == "" and first.returncode == 143
 
-def test_a_closed_pipe_ends_quietly(model_file):
-    done = subprocess.run(f"{SCRIPTS}/charlm-generate {model_file} --length 20000 | head -c 10", shell=True, capture_output=True, text=True)
-    assert len(done.stdout) == 10 and done.stderr == ""
+@pytest.mark.parametrize("options", ["--length 100000", "--length 2000 --samples 20", "--length 100000 --fast --timing"])
+def test_a_closed_pipe_ends_quietly(model_file, options):
+    line = f"{SCRIPTS}/charlm-generate {model_file} {options} | head -c 100; echo; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    text, code = done.stdout.rsplit("\n", 2)[:2]
+    assert (len(text), code, done.stderr) == (100, "0", "")
+
+def test_writing_shows_up_in_a_terminal_as_it_comes(model_file):
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    process = subprocess.Popen([SCRIPTS/"charlm-generate", model_file, "--length", "1000000", "--prompt", "the "], stdin=follower, stdout=follower, stderr=follower,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(follower)
+    seen, pieces = b"", 0
+    while len(seen) < 300:                                           # a million characters would take minutes
+        seen += os.read(leader, 1000)
+        pieces += 1
+    assert process.poll() is None and seen.startswith(b"the ") and pieces > 5
+    os.write(leader, b"\x03")                                        # what the key sends
+    try:
+        while piece := os.read(leader, 1000): seen += piece
+    except OSError: pass
+    assert process.wait() == 130 and seen.endswith(b"charlm-generate: stopped\r\n") and b"Traceback" not in seen
+
+def test_prompts_from_a_file_and_from_standard_input(model_file):
+    Path("prompt.txt").write_text("the fox\r\n")
+    args = [SCRIPTS/"charlm-generate", model_file, "--length", "20", "--seed", "1"]
+    outputs = [subprocess.run([*args, *more], input=text, capture_output=True, text=True) for more, text in
+        [(["--prompt", "the fox\n"], ""), (["--prompt-file", "prompt.txt"], ""), (["--prompt-file", "-"], "the fox\n")]]
+    assert len({o.stdout for o in outputs}) == 1 and all(o.stderr == "" and o.stdout.startswith("the fox\n") for o in outputs)
+    assert subprocess.run([*args, "--prompt-file", "-"], input=b"the f\xf6x", capture_output=True).stderr.startswith(
+        b"charlm-generate: error: standard input is not UTF-8 text: byte 0xf6 at position 5")
+
+def test_samples_stop_and_timing(model_file):
+    def run(*more): return subprocess.run([SCRIPTS/"charlm-generate", model_file, "--seed", "1", *more], capture_output=True, text=True)
+    several = run("--samples", "3", "--length", "30", "--prompt", "fox")
+    assert several.stderr == "" and several.stdout.count("\n---\n") == 2
+    assert all(t.startswith("fox") for t in several.stdout.split("\n---\n"))
+    one = run("--length", "400", "--stop", "o", "--prompt", "the ", "--timing")
+    assert one.stdout.rstrip("\n").endswith("o") and one.stdout.count("o") == 1
+    assert re.fullmatch(r"\d+ characters in \d+\.\d\d s, [\d,]+ a second\n", one.stderr)
+    greedy = [run("--length", "30", "--temperature", "0", "--seed", seed).stdout for seed in ("1", "2")]
+    assert greedy[0] == greedy[1]
 
 def test_two_runs_at_once_get_folders_of_their_own():
     runs = [start("charlm-train", *TINY, "--steps", "20") for _ in range(2)]

@@ -1,0 +1,102 @@
+"""charlm against the lecture's way of doing the same (lecture.py): training, writing, importing, memory; encoding and batches.
+
+    python benchmarks/compare.py [--rounds 5] [--only step-small write-large ...]
+
+Each measurement runs in a process of its own (measure.py), the two sides taking turns, and the medians over the rounds are
+compared: on a shared machine only the ratio means something. Everything takes about half an hour. The results go to
+benchmarks/results.json, from which the site's performance page is made, and to benchmarks/results.png.
+"""
+import argparse, datetime, json, os, platform, statistics, subprocess, sys
+from pathlib import Path
+
+import data
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+# name -> group, what, unit, arguments for the lecture's side, arguments for ours. One unit is a step, 1,000 characters, an import.
+CASES = {
+    "step-small": ("Training step", "small setting, float32, one thread", "ms", "step small", "step small"),
+    "step-small-threads": ("Training step", "small setting, float32, all threads", "ms", "step small", "step small --threads 0"),
+    "step-large": ("Training step", "large setting, no dropout, bfloat16", "ms", "step large", "step large --dtype bfloat16"),
+    "step-large-dropout": ("Training step", "large setting, dropout 0.2, bfloat16", "ms", "step large --dropout 0.2", "step large --dropout 0.2 --dtype bfloat16"),
+    "step-large-fp32": ("Training step", "large setting, no dropout, float32", "ms", "step large", "step large"),
+    "write-small": ("Writing 1,000 characters", "small setting, exact", "characters/s", "write small", "write small"),
+    "write-small-fast": ("Writing 1,000 characters", "small setting, re-priming", "characters/s", "write small", "write small --fast"),
+    "write-large": ("Writing 1,000 characters", "large setting, exact", "characters/s", "write large", "write large"),
+    "write-large-fast": ("Writing 1,000 characters", "large setting, re-priming", "characters/s", "write large", "write large --fast"),
+    "import": ("Import", "charlm.gpt, against torch alone", "ms", "import", "import")}
+MEMORY = {"step-small": "small setting", "step-large": "large setting, no dropout", "step-large-dropout": "large setting, dropout 0.2"}
+
+def measure(side, args):
+    args = args.replace("--threads 0", f"--threads {torch.get_num_threads()}").split()
+    return json.loads(subprocess.run([sys.executable, HERE/"measure.py", side, *args], check=True, capture_output=True, text=True).stdout)
+
+def row(group, what, unit, lecture, charlm, note=""):
+    "Seconds or MiB in, as shown out; the ratio says how many times better charlm is"
+    shown = {"ms": lambda x: 1000 * x, "characters/s": lambda x: 1000 / x}.get(unit, lambda x: x)
+    return dict(group=group, what=what, unit=unit, lecture=round(shown(lecture), 3), charlm=round(shown(charlm), 3), ratio=round(lecture / charlm, 3), note=note)
+
+def compare(rounds, names):
+    "The rows of the table; a side that serves several cases is measured once a round"
+    found, jobs = {}, {(side, args) for name in names for side, args in zip(("lecture", "charlm"), CASES[name][3:], strict=True)}
+    order = sorted(jobs, key=lambda job: (job[1].split(" --")[0], job[0]))          # what is compared runs one after the other
+    with tqdm(total=rounds * len(order), disable=not sys.stderr.isatty()) as bar:
+        for _ in range(rounds):
+            for job in order:
+                bar.set_description(" ".join(job))
+                found.setdefault(job, []).append(measure(*job))
+                bar.update()
+    def median(job, key): return statistics.median(result[key] for result in found[job])
+    rows = []
+    for name in names:
+        group, what, unit, theirs, ours = CASES[name]
+        spread = [r["seconds"] for r in found["charlm", ours]]
+        rows.append(row(group, what, unit, median(("lecture", theirs), "seconds"), median(("charlm", ours), "seconds"),
+            f"slowest of {rounds} rounds {max(spread) / min(spread):.1f} times the fastest"))
+    for name in names:
+        if name in MEMORY: rows.append(row("Peak memory while training", MEMORY[name], "MiB", median(("lecture", CASES[name][3]), "peak_mib"), median(("charlm", CASES[name][4]), "peak_mib")))
+    return rows
+
+def share_of_machine(rows, rounds):
+    "How much of what this machine multiplies at best goes into a step at the large setting, which needs 1.16e12 operations"
+    C, T, n_layer, tokens = 384, 256, 6, 64 * 256
+    needed = 6 * tokens * (n_layer * (12 * C**2 + T * C * 2) + 65 * C)                # attention counted whole, without using the mask
+    rates = [measure("machine", "") for _ in range(rounds)]
+    for r in rows:
+        if r["group"] == "Training step" and "large" in r["what"]:
+            dtype = r["what"].rsplit(", ", 1)[1]
+            best = statistics.median(rate[dtype] for rate in rates)
+            r["note"] = f"{needed / (r['charlm'] / 1000) / 1e9 / best:.0%} of the {best:,.0f} GFLOP/s that this machine multiplied in {dtype}; " + r["note"]
+
+def draw(rows, path):
+    "How many times faster, on a logarithmic axis"
+    bars = [r for r in rows if r["unit"] != "MiB" and r["group"] != "Import"]
+    fig = Figure(figsize=(8, 0.42 * len(bars) + 1), layout="constrained")
+    ax = fig.subplots()
+    ax.barh([f"{r['group']}\n{r['what']}" for r in bars], [r["ratio"] for r in bars])
+    for i,r in enumerate(bars): ax.annotate(f"{r['ratio']:.1f}", (r["ratio"], i), xytext=(4, -3), textcoords="offset points")
+    ax.set(xscale="log", xlabel="times faster than the lecture's way")
+    ax.axvline(1, color="0.5")
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", labelsize=7)
+    fig.savefig(path, dpi=120)
+
+def main(rounds, names, megachars):
+    rows = compare(rounds, names)
+    share_of_machine(rows, rounds)
+    rows += [dict(r, lecture=round(r["lecture"], 3), charlm=round(r["charlm"], 3), ratio=round(r["ratio"], 3)) for r in data.rows(megachars)]
+    for r in rows: print(f"{r['group']:<28}{r['what']:<40}{r['lecture']:>12,.3g}{r['charlm']:>12,.3g} {r['unit']:<14}{r['ratio']:>7.2f} x  {r['note']}")
+    name = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
+    machine = dict(processor=name, cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version())
+    (HERE/"results.json").write_text(json.dumps(dict(made=str(datetime.date.today()), machine=machine, rounds=rounds, rows=rows), indent=1) + "\n")
+    draw(rows, HERE/"results.png")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each side (default: 5)")
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="which comparisons (default: all)")
+    parser.add_argument("--megachars", type=int, default=30, help="length of the text to encode, in millions of characters (default: 30)")
+    a = parser.parse_args()
+    main(a.rounds, a.only, a.megachars)
