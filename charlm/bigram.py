@@ -21,7 +21,7 @@ def next_token_loss(
 ) -> Tensor|None: # mean cross entropy in nats a token, a scalar
     "How surprised the model is by what came next, on average over every position"
     if targets is None: return None
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))       # in 32 bits, whatever the model computes in
 
 # %% ../nbs/01_bigram.ipynb #b61a14d4
 def check_idx(

@@ -363,14 +363,15 @@ def advance(self:Trainer) -> Tensor: # the loss of the batch, a scalar on the de
     self.scaler.update()
     return loss
 
-# %% ../nbs/04_train.ipynb #2dc6ce35
+# %% ../nbs/04_train.ipynb #950ac25f
 @patch
 def look(self:Trainer,
     seconds:float=0., # training time since the last look
     steps:int=0, # steps taken since then
 ) -> Evaluation:
     "Estimate the loss on both splits and put it on record"
-    losses = [estimate_loss(self.model, ids, self.config.batch_size, self.config.eval_iters) for ids in self.splits]
+    with casting(self.device, self.dtype):
+        losses = [estimate_loss(self.model, ids, self.config.batch_size, self.config.eval_iters) for ids in self.splits]
     check_finite([torch.tensor(loss) for loss in losses], self.step, lr_at(self.step, self.config))
     rate = steps * self.config.batch_size * self.model.config.block_size / max(seconds, 1e-9)
     self.history.append(Evaluation(self.step, *losses, lr_at(self.step, self.config), self.seconds, rate))
