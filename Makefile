@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/charlm
 # Notebooks run side by side, one a core, so each gets one thread: two runtimes spinning on the same cores slow each other tenfold.
 FLAGS ?= $(if $(wildcard $(or $(CHARLM_DATA),$(CACHE))/tinyshakespeare.txt),shakespeare)
 
-.PHONY: help train test notebooks pytest lint export outputs bench clean
+.PHONY: help train test notebooks docs serve pytest lint export outputs bench clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,13 +23,25 @@ $(DONE): settings.ini setup.py pyproject.toml constraints.txt
 train: $(DONE) ## train a GPT on real text, show what it writes, say where it is
 	@$(BIN)/charlm-train --steps 3000
 
-test: notebooks lint pytest ## everything: notebooks, lint, pytest (which checks that generated files are in step)
+test: notebooks lint docs pytest ## everything: notebooks, lint, the site, pytest (which checks that generated files are in step)
 
 notebooks: $(DONE) ## run the notebooks as tests
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --flags "$(FLAGS)"
 
 lint: $(DONE) ## ruff, on notebooks and modules alike
 	$(BIN)/ruff check .
+
+# Warnings are errors: a missing page, a dead link inside the site, bad LaTeX.
+SPHINX := -W --keep-going -n -c docs docs/_build/src docs/_build/html
+
+docs: $(DONE) ## make the site in docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python docs/convert.py
+	$(BIN)/sphinx-build -q $(SPHINX)
+
+serve: $(DONE) ## show the site at http://127.0.0.1:8000 and make again what changes
+	$(BIN)/python docs/convert.py
+	$(BIN)/sphinx-autobuild --pre-build "$(BIN)/python docs/convert.py" --watch nbs --watch charlm --watch docs --watch CONTRIBUTING.md \
+		--watch CHANGELOG.md --re-ignore "_build|__pycache__|\.ipynb_checkpoints" --port 8000 $(filter-out -W,$(SPHINX))
 
 pytest: $(DONE) ## what a notebook can't test well: faults, packaging, the house's rules
 	$(BIN)/pytest
@@ -47,4 +59,4 @@ bench: $(DONE) ## compare speeds with the lecture's way, by ratio, in one run (h
 	$(BIN)/python benchmarks/compare.py
 
 clean: ## remove everything that make made
-	rm -rf .venv *.egg-info build dist _proc
+	rm -rf .venv *.egg-info build dist _proc docs/_build

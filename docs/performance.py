@@ -1,0 +1,37 @@
+"The page of measured speeds, made from what `make bench` has written."
+import io, json
+
+INTRO = "# Performance\n\nHow long charlm takes, beside the lecture's code doing the same on the same machine."
+MISSING = "This copy of the site was made without measurements. `make bench` makes them and writes `benchmarks/results.json`; the next `make docs` shows them here."
+
+def number(x): return "" if x is None else f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
+
+def table(rows):
+    lines = ["| | unit | the lecture | charlm | ratio | |", "|---|---|--:|--:|--:|---|"]
+    return "\n".join(lines + [f"| {r['what']} | {r['unit']} | {number(r['lecture'])} | {number(r['charlm'])} | {number(r['ratio'])} | {r.get('note', '')} |" for r in rows])
+
+def figure(rows):
+    "The ratios as level bars on a white ground; the stylesheet turns it for the dark theme"
+    import matplotlib
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(7, 0.7 + 0.32 * len(rows)), layout="constrained")
+    ax = fig.subplots()
+    ax.barh([f"{r['group']}: {r['what']}" for r in rows][::-1], [r["ratio"] for r in rows][::-1])
+    ax.axvline(1, color="0.3", lw=1)
+    ax.set(xlabel="times as fast as the lecture's code (1: the same)", xscale="log" if max(r["ratio"] for r in rows) > 20 else "linear")
+    fig.savefig(out := io.BytesIO(), format="png", dpi=150, metadata={"Software": None})
+    return out.getvalue()
+
+def page(path, picture):
+    "`picture` keeps the figure and returns its path"
+    if not path.exists(): return f"{INTRO}\n\n{MISSING}\n"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    machine, rows = results["machine"], results["rows"]
+    pieces = [INTRO, f"Measured on {results['made']} on {machine['processor']} with {machine['cores']} cores, torch {machine['torch']} and Python {machine['python']}; "
+        f"each number is from {results['rounds']} rounds in which the two took turns. `make bench` measures again, on your machine."]
+    if compared := [r for r in rows if r["ratio"]]:
+        said = "; ".join(f"{r['group']}, {r['what']}: {number(r['ratio'])}" for r in compared)
+        pieces.append(f"![How many times as fast as the lecture's code. {said}]({picture('performance.png', figure(compared))})")
+    for group in dict.fromkeys(r["group"] for r in rows): pieces += [f"## {group}", table([r for r in rows if r["group"] == group])]
+    return "\n\n".join(pieces) + "\n"
