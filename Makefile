@@ -25,8 +25,9 @@ train: $(DONE) ## train a GPT on real text, show what it writes, say where it is
 
 test: notebooks lint docs pytest ## everything: notebooks, lint, the site, pytest (which checks that generated files are in step)
 
-notebooks: $(DONE) ## run the notebooks as tests
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --flags "$(FLAGS)"
+notebooks: $(DONE) ## run a copy of the notebooks as tests; tests/test_outputs.py compares what it prints with what is saved
+	rm -rf _proc/fresh && mkdir -p _proc && cp -r nbs _proc/fresh
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test _proc/fresh --do-print --save --flags "$(FLAGS)"
 
 lint: $(DONE) ## ruff, on notebooks and modules alike
 	$(BIN)/ruff check .
