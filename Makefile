@@ -33,7 +33,7 @@ lint: $(DONE) ## ruff, on notebooks and modules alike
 	$(BIN)/ruff check .
 
 # Warnings are errors: a missing page, a dead link inside the site, bad LaTeX.
-SPHINX := -W --keep-going -n -c docs docs/_build/src docs/_build/html
+SPHINX := -W --keep-going -n -d docs/_build/doctrees -c docs docs/_build/src docs/_build/html
 
 docs: $(DONE) ## make the site in docs/_build/html
 	OMP_NUM_THREADS=1 $(BIN)/python docs/convert.py

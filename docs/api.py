@@ -58,10 +58,10 @@ def entry(module, name, node, text, heading, link_names, level):
     "One name of the library"
     constant = isinstance(node, ast.Assign)
     doc = "" if constant else (ast.get_docstring(node) or "").replace("$", r"\$")
-    doc = link_names(doc, "../") + ("." if doc and doc[-1] not in ".?!" else "")
+    doc = link_names(doc, "../") + ("" if not doc else " " if doc[-1] in ".?!" else ". ")
     code = f"```python\n{segment(text, node)}\n```"
     if not constant: code = f"```python\n{signature(module, name)}\n```\n\n```{{raw}} html\n<details><summary>Source of {name}</summary>\n```\n\n{code}\n\n```{{raw}} html\n</details>\n```"
-    return f"{'#' * level} `{name}`\n\n{doc} Told under [{heading}](../{module}.ipynb#{slug(heading)}).\n\n{code}"
+    return f"{'#' * level} `{name}`\n\n{doc}Told under [{heading}](../{module}.ipynb#{slug(heading)}).\n\n{code}"
 
 def module_page(module, path, link_names):
     title, about = re.match(r"# (.+)\n\n> (.+)", read_nb(path).cells[0].source).groups()

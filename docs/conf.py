@@ -60,6 +60,7 @@ def for_readers(app, page, template, context, doctree):
     body = re.sub(r'<div class="highlight"><pre>', '<div class="highlight"><pre tabindex="0">', body)
     context["body"] = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
     twin = Path(page).name + ".md"
+    context["body"] += f'<p class="twin"><a href="{twin}">This page as Markdown</a></p>'
     context["metatags"] = context.get("metatags", "") + f'\n<link rel="alternate" type="text/markdown" href="{twin}">'
 
 def setup(app):

@@ -43,20 +43,19 @@ def stable(text):
 
 def value(flags, name): return next((f.removeprefix(f"{name}:").strip().strip('"') for f in flags if f.startswith(f"{name}:")), "")
 
-def alt_text(flags, source, prose):
-    "What a picture shows: the author's words, or else its labels and the sentence that leads to it"
+def alt_text(flags, source, heading):
+    "What a picture shows: the author's words, or else the labels of its axes, or else where it stands"
     if given := value(flags, "fig-alt"): return given
-    labels = {axis: re.findall(rf"{axis}(?:=|\()\s*f?\"([^\"]+)\"", source) for axis in ("ylabel", "xlabel")}
-    pairs = [f"{y} against {x}" for y,x in zip(labels["ylabel"], labels["xlabel"], strict=False)]
-    last = re.sub(r"[`*$\[\]]|\(http[^)]*\)", "", prose.strip().split("\n\n")[-1])
-    return f"Figure: {', '.join(dict.fromkeys(pairs)) or re.split(r'(?<=[.:?]) ', last)[-1].rstrip(':')}"
+    found = {axis: re.findall(rf"{axis}(?:=|\()\s*f?\"([^\"]+)\"", source) for axis in ("ylabel", "xlabel")}
+    labels = [f"{y} against {x}" for y,x in zip(found["ylabel"], found["xlabel"], strict=False)] or found["xlabel"] or [f"for the section {heading}"]
+    return "Figure: " + re.sub(r" *\{[^}]*\} *", " ", ", ".join(dict.fromkeys(labels)))
 
 def picture(name, data):
     "Keep a picture beside the pages and return its path from them"
     write(src/"pictures"/name, data)
     return f"pictures/{name}"
 
-def code_cell(cell, name, prose):
+def code_cell(cell, name, heading):
     "The cells for Sphinx that show one code cell: its code and what it printed, and its pictures"
     flags, source = cell.flags, cell.source
     if not source.strip() or flags & {"hide", "include: false"} or value(flags, "default_exp") or any(f.startswith("default_exp") for f in flags): return []
@@ -70,7 +69,8 @@ def code_cell(cell, name, prose):
     for o in [] if "output: false" in flags else cell.get("outputs", []):
         if "image/png" in (data := o.get("data", {})):
             path = picture(f"{name}-{len(after)}.png", base64.b64decode("".join(data["image/png"])))
-            after.append(v4.new_markdown_cell(f"![{alt_text(flags, code, prose)}]({path})"))
+            size = re.search(r"Figure size (\d+)x", "".join(data.get("text/plain", "")))      # pictures have two dots for each of the page's
+            after.append(v4.new_markdown_cell(f"![{alt_text(flags, code, heading)}]({path})" + (f"{{width={size[1]}px}}" if size else "")))
         elif "text/markdown" in data: after.append(v4.new_markdown_cell(markdown("".join(data["text/markdown"]))))
         elif text := stable(o.get("text", data.get("text/plain", ""))).rstrip(): outputs.append(v4.new_output("stream", name="stdout", text=text + "\n"))
     shown = [v4.new_code_cell(code, metadata={"tags": tags, **details}, outputs=outputs)] if outputs or "remove-input" not in tags else []
@@ -78,14 +78,14 @@ def code_cell(cell, name, prose):
 
 def notebook_page(path):
     "One notebook as a page"
-    nb, name, prose, cells = read_nb(path), page_name(path), "", []
+    nb, name, heading, cells = read_nb(path), page_name(path), "", []
     for cell in nb.cells: cell["flags"] = directives(cell.source) if cell.cell_type == "code" else set()
     Processors()(nb)
     for i,cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
-            prose = cell.source
-            cells.append(v4.new_markdown_cell(markdown(prose)))
-        elif cell.cell_type == "code": cells += code_cell(cell, f"{name}-{i}", prose)
+            heading = ([heading] + re.findall(r"^#{1,6} (.+)", cell.source, re.M))[-1]
+            cells.append(v4.new_markdown_cell(markdown(cell.source)))
+        elif cell.cell_type == "code": cells += code_cell(cell, f"{name}-{i}", heading)
     title, about = re.match(r"# (.+)\n\n> (.+)", nb.cells[0].source).groups()
     return Page(name, title, about, cells)
 
@@ -108,7 +108,8 @@ def plain(page):
         if c.cell_type == "markdown":
             text = re.sub(r"^```\{(?:toctree|raw)\}.*?^```\n?|^\([\w.]+\)=\n|^\{\.\w+\}\n", "", c.source, flags=re.M | re.S)
             up = "../" * page.name.count("/")
-            pieces.append(re.sub(r"\]\(((?:\.\./)*\w+)\.ipynb", r"](\1.md", text).replace("](pictures/", f"]({up}_images/").replace("](../pictures/", f"]({up}_images/"))
+            text = re.sub(r"\]\(pictures/(.+?)\)(\{.*?\})?", rf"]({up}_images/\1)", text)
+            pieces.append(re.sub(r"\]\(((?:\.\./)*\w+)\.ipynb", r"](\1.md", text))
         else:
             if "remove-input" not in c.metadata.tags: pieces.append(fenced(c.source, "python"))
             pieces += [fenced(o.text) for o in c.outputs]
@@ -147,8 +148,8 @@ def build(notebooks, results=root/"benchmarks/results.json"):
         text_page("glossary", link_names((root/"docs/glossary.md").read_text(encoding="utf-8")), "the field's words, in plain ones")]
     modules = [text_page(f"api/{name}", api.module_page(name, path, link_names), f"the module charlm.{name}")
         for path in paths if (name := page_name(path)) in api.modules()]
-    project = [text_page("contributing", local_links((root/"CONTRIBUTING.md").read_text(encoding="utf-8")), "how to work on charlm"),
-        text_page("changelog", local_links((root/"CHANGELOG.md").read_text(encoding="utf-8")), "what has changed")]
+    project = [text_page("contributing", link_names(local_links((root/"CONTRIBUTING.md").read_text(encoding="utf-8"))), "how to work on charlm"),
+        text_page("changelog", link_names(local_links((root/"CHANGELOG.md").read_text(encoding="utf-8"))), "what has changed")]
     index.cells += [toctree("The book", chapters, numbered=True), toctree("Reference", reference), toctree("The project", project)]
     reference[0].cells.append(v4.new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *[m.name.removeprefix("api/") for m in modules], "```"])))
     for page in [index, *chapters, *reference, *modules, *project]: write_page(page)

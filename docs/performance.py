@@ -1,25 +1,27 @@
 "The page of measured speeds, made from what `make bench` has written."
 import io, json
 
-INTRO = "# Performance\n\nHow long charlm takes, beside the lecture's code doing the same on the same machine."
+INTRO = "# Performance\n\nHow long charlm takes, and beside it the lecture's code doing the same on the same machine. A ratio above 1 says how many times as fast charlm is."
 MISSING = "This copy of the site was made without measurements. `make bench` makes them and writes `benchmarks/results.json`; the next `make docs` shows them here."
 
 def number(x): return "" if x is None else f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
 
 def table(rows):
-    lines = ["| | unit | the lecture | charlm | ratio | |", "|---|---|--:|--:|--:|---|"]
-    return "\n".join(lines + [f"| {r['what']} | {r['unit']} | {number(r['lecture'])} | {number(r['charlm'])} | {number(r['ratio'])} | {r.get('note', '')} |" for r in rows])
+    "What was measured, with a column for notes where there is one"
+    columns = ["what", "unit", "lecture", "charlm", "ratio"] + ["note"] * any(r.get("note") for r in rows)
+    lines = [columns, ["--:" if c in ("lecture", "charlm", "ratio") else "---" for c in columns]]
+    lines += [[number(r[c]) if c in ("lecture", "charlm", "ratio") else r.get(c, "") for c in columns] for r in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 def figure(rows):
-    "The ratios as level bars on a white ground; the stylesheet turns it for the dark theme"
-    import matplotlib
-    matplotlib.use("agg")
+    "The ratios as level bars from 1, on a white ground; the stylesheet turns it for the dark theme"
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(7, 0.7 + 0.32 * len(rows)), layout="constrained")
-    ax = fig.subplots()
-    ax.barh([f"{r['group']}: {r['what']}" for r in rows][::-1], [r["ratio"] for r in rows][::-1])
+    fig = Figure(figsize=(7, 0.8 + 0.32 * len(rows)), layout="constrained")
+    ax, rows = fig.subplots(), rows[::-1]
+    ax.barh([f"{r['group']}: {r['what']}" for r in rows], [r["ratio"] - 1 for r in rows], left=1)
     ax.axvline(1, color="0.3", lw=1)
-    ax.set(xlabel="times as fast as the lecture's code (1: the same)", xscale="log" if max(r["ratio"] for r in rows) > 20 else "linear")
+    ax.set(xlabel="times as fast as the lecture's code", xscale="log" if max(r["ratio"] for r in rows) > 20 else "linear")
+    ax.xaxis.set_major_formatter("{x:g}")
     fig.savefig(out := io.BytesIO(), format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
 
