@@ -31,7 +31,7 @@ html_extra_path = ["_build/extra"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
-html_theme_options = {"top_of_page_buttons": [], "source_repository": ""}
+html_theme_options = {"top_of_page_buttons": []}
 
 log = logging.getLogger(__name__)
 latex = LatexToMathML(fancy_error=False)

@@ -13,7 +13,7 @@ from nbformat import v4
 import api, figures, performance
 from readme import directives, fenced, root, without_directives
 
-src, extra = root/"docs/_build/src", root/"docs/_build/extra"
+src, extra, html = [root/"docs/_build"/name for name in ("src", "extra", "html")]
 lookup = NbdevLookup(strip_libs="charlm", incl_libs="charlm")
 lookup.syms |= {name: f"/{module}.html#{name.lower()}" for name,module in api.constants().items()}
 
@@ -157,4 +157,6 @@ def build(notebooks, results=root/"benchmarks/results.json"):
 
 if __name__ == "__main__":
     build(list((root/"nbs").glob("*.ipynb")))
-    for old in [p for folder in (src, extra) for p in folder.rglob("*") if p.is_file() and p not in written]: old.unlink()
+    old = [p for folder in (src, extra) for p in folder.rglob("*") if p.is_file() and p not in written]
+    old += [p for p in html.rglob("*.[hm]*") if p.stem not in ("search", "genindex") and extra/p.relative_to(html).with_suffix(".md") not in written]
+    for path in old: path.unlink()
