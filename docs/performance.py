@@ -1,7 +1,7 @@
 "The page of measured speeds, made from what `make bench` has written."
 import io, json
 
-INTRO = "# Performance\n\nHow long charlm takes, and beside it the lecture's code doing the same on the same machine. A ratio above 1 says how many times as fast charlm is."
+INTRO = "# Performance\n\nHow fast charlm is, and beside it the lecture's code doing the same on the same machine. The ratio says how many times as fast charlm is, or how many times less memory it needs: above 1 is in its favour."
 MISSING = "This copy of the site was made without measurements. `make bench` makes them and writes `benchmarks/results.json`; the next `make docs` shows them here."
 
 def number(x): return "" if x is None else f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
@@ -16,12 +16,15 @@ def table(rows):
 def figure(rows):
     "The ratios as level bars from 1, on a white ground; the stylesheet turns it for the dark theme"
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(7, 0.8 + 0.32 * len(rows)), layout="constrained")
+    fig = Figure(figsize=(7.2, 0.8 + 0.4 * len(rows)), layout="constrained")
     ax, rows = fig.subplots(), rows[::-1]
-    ax.barh([f"{r['group']}: {r['what']}" for r in rows], [r["ratio"] - 1 for r in rows], left=1)
+    bars = ax.barh([f"{r['group']}:\n{r['what']}" for r in rows], [r["ratio"] - 1 for r in rows], left=1)
+    ax.bar_label(bars, [number(r["ratio"]) for r in rows], padding=3)
     ax.axvline(1, color="0.3", lw=1)
     ax.set(xlabel="times as fast as the lecture's code", xscale="log" if max(r["ratio"] for r in rows) > 20 else "linear")
+    ax.margins(x=0.1, y=0.02)
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.tick_params(axis="y", labelsize=8)
     fig.savefig(out := io.BytesIO(), format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
 
@@ -32,7 +35,7 @@ def page(path, picture):
     machine, rows = results["machine"], results["rows"]
     pieces = [INTRO, f"Measured on {results['made']} on {machine['processor']} with {machine['cores']} cores, torch {machine['torch']} and Python {machine['python']}; "
         f"each number is from {results['rounds']} rounds in which the two took turns. `make bench` measures again, on your machine."]
-    if compared := [r for r in rows if r["ratio"]]:
+    if compared := [r for r in rows if r["ratio"] and r["unit"] != "MiB" and r["group"] != "Import"]:
         said = "; ".join(f"{r['group']}, {r['what']}: {number(r['ratio'])}" for r in compared)
         pieces.append(f"![How many times as fast as the lecture's code. {said}]({picture('performance.png', figure(compared))})")
     for group in dict.fromkeys(r["group"] for r in rows): pieces += [f"## {group}", table([r for r in rows if r["group"] == group])]
