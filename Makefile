@@ -45,7 +45,7 @@ serve: $(DONE) ## show the site at http://127.0.0.1:8000 and make again what cha
 		--watch CHANGELOG.md --re-ignore "_build|__pycache__|\.ipynb_checkpoints" --port 8000 $(filter-out -W,$(SPHINX))
 
 pytest: $(DONE) ## what a notebook can't test well: faults, packaging, the house's rules
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 export: $(DONE) ## write charlm/ and README.md from the notebooks, and clean the notebooks
 	$(BIN)/nbdev-export
@@ -56,7 +56,7 @@ outputs: $(DONE) ## run everything, long trainings included, and save what it pr
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --flags "shakespeare slow" --save
 	$(MAKE) export
 
-bench: $(DONE) ## compare speeds with the lecture's way, by ratio, in one run (half an hour); writes benchmarks/results.json
+bench: $(DONE) ## compare speeds with the lecture's way, by ratio, in one run (a quarter of an hour); writes benchmarks/results.json
 	$(BIN)/python benchmarks/compare.py
 
 clean: ## remove everything that make made

@@ -120,7 +120,8 @@ def attend(
     if q.device.type != "cpu" or (q.dtype == torch.float32 and not p):
         rows = mask[S-T:S,:S] if 1 < T < S else None                           # the last position may look at everything, the others not
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rows, dropout_p=p, is_causal=T == S)
-    return dropout(attention_weights(q, k, mask[S-T:S,:S])) @ v
+    scores = torch.baddbmm(mask[S-T:S,:S].to(q.dtype), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1]**-0.5)
+    return (dropout(scores.softmax(-1)) @ v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 # %% ../nbs/02_attention.ipynb #5d4ab691
 class MultiHeadAttention(nn.Module):

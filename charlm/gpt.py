@@ -153,7 +153,7 @@ def sample(
     generator:torch.Generator|None=None, # where chance comes from; None: torch's global one
 ) -> Tensor: # token ids, (B,1) int64
     "Draw the next token"
-    if not 0 <= temperature < math.inf: raise BadInput(f"temperature is {temperature}; it must be at least 0")
+    if not 0 <= temperature < math.inf: raise BadInput(f"temperature is {temperature}; it must be at least 0, and finite")
     logits = (logits - logits.amax(-1, keepdim=True)) / (temperature or 1.)     # the largest is 0, so that no temperature makes them overflow
     if top_k is not None: logits = keep_top_k(logits, top_k)
     if top_p is not None: logits = keep_top_p(logits, top_p)

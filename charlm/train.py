@@ -69,8 +69,9 @@ def malloc_options(
     "Tell glibc, through its function `mallopt`, what to do with memory that has been freed; other C libraries know nothing of this"
     if not sys.platform.startswith("linux"): return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4                          # their numbers in malloc.h
-    return mallopt is not None and mallopt(M_MMAP_MAX, mmap_max) + mallopt(M_TRIM_THRESHOLD, trim_threshold) == 2
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4     # their numbers in malloc.h
+    wanted = {M_MMAP_MAX: mmap_max, M_TRIM_THRESHOLD: trim_threshold, M_MMAP_THRESHOLD: 2**25}      # the last as glibc sets it itself in time
+    return mallopt is not None and all([mallopt(option, value) for option,value in wanted.items()])
 
 # %% ../nbs/04_train.ipynb #d9316478
 @contextmanager

@@ -2,6 +2,13 @@
 import io, json
 
 INTRO = "# Performance\n\nHow fast charlm is, and beside it the lecture's code doing the same on the same machine. The ratio says how many times as fast charlm is, or how many times less memory it needs: above 1 is in its favour."
+LIMITS = """## What limits it
+
+The small setting is the lecture's first: 4 layers of 64 channels, a context of 32, 16 blocks a step. Its matrix products are so small that half of a step goes into some hundreds of operations with a fixed cost each, and both sides have to take most of those. There is little to win in a bfloat16 that costs a conversion for each product.
+
+The large setting is its last: 6 layers of 384 channels, a context of 256, 64 blocks a step. In float32 nearly all of our time is matrix products at the rate that the processor has, so the lecture's code can't be far behind. What counts is bfloat16 where the processor multiplies it in hardware, a mask and a scale that cost no pass of their own, dropout from a quarter as many random numbers, and memory that isn't given back to the system after each step.
+
+Writing with the cache reads all the weights for each character, so the large model's speed is that of the memory, and the small model's that of its seventy small operations."""
 MISSING = "This copy of the site was made without measurements. `make bench` makes them and writes `benchmarks/results.json`; the next `make docs` shows them here."
 
 def number(x): return "" if x is None else f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"
@@ -12,6 +19,10 @@ def table(rows):
     lines = [columns, ["--:" if c in ("lecture", "charlm", "ratio") else "---" for c in columns]]
     lines += [[number(r[c]) if c in ("lecture", "charlm", "ratio") else r.get(c, "") for c in columns] for r in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+def compared(rows):
+    "The rows that belong into the figure: times, of what takes long"
+    return [r for r in rows if r["ratio"] and r["unit"] != "MiB" and r["group"] != "Import"]
 
 def figure(rows):
     "The ratios as level bars from 1, on a white ground; the stylesheet turns it for the dark theme"
@@ -35,8 +46,8 @@ def page(path, picture):
     machine, rows = results["machine"], results["rows"]
     pieces = [INTRO, f"Measured on {results['made']} on {machine['processor']} with {machine['cores']} cores, torch {machine['torch']} and Python {machine['python']}; "
         f"each number is from {results['rounds']} rounds in which the two took turns. `make bench` measures again, on your machine."]
-    if compared := [r for r in rows if r["ratio"] and r["unit"] != "MiB" and r["group"] != "Import"]:
-        said = "; ".join(f"{r['group']}, {r['what']}: {number(r['ratio'])}" for r in compared)
-        pieces.append(f"![How many times as fast as the lecture's code. {said}]({picture('performance.png', figure(compared))})")
+    if bars := compared(rows):
+        said = "; ".join(f"{r['group']}, {r['what']}: {number(r['ratio'])}" for r in bars)
+        pieces.append(f"![How many times as fast as the lecture's code. {said}]({picture('performance.png', figure(bars))})")
     for group in dict.fromkeys(r["group"] for r in rows): pieces += [f"## {group}", table([r for r in rows if r["group"] == group])]
-    return "\n\n".join(pieces) + "\n"
+    return "\n\n".join([*pieces, LIMITS]) + "\n"

@@ -1,5 +1,5 @@
 "What several tests share: running a command as its console script does, a tiny model, a web server that misbehaves."
-import runpy, sys
+import runpy, shutil, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,6 +13,10 @@ from charlm.gpt import GPT, GPTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
+
+def copy_source(to):
+    "Copy the checkout without what commands and other tests write into it meanwhile"
+    shutil.copytree(ROOT, to, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info", "_proc", "_build", "build", "dist"))
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import fcntl, os, pty, re, signal, subprocess, termios
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS
+from conftest import ROOT, SCRIPTS
 
 TINY = ["--corpus", "bundled", "--n-embd", "16", "--n-layer", "1", "--eval-interval", "50", "--eval-iters", "10", "--dtype", "float32"]
 
@@ -126,3 +126,9 @@ def test_two_runs_at_once_get_folders_of_their_own():
 def test_the_same_seed_gives_the_same_file():
     for out in ("a", "b"): assert start("charlm-train", *TINY, "--steps", "30", "--seed", "5", "--out", out).communicate()[1] == ""
     for name in ("model.safetensors", "last.safetensors", "sample.txt"): assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+
+def test_the_three_lines_of_the_readme(model_file, capsys):
+    code = re.search(r"```python\n(from charlm.checkpoint.+?)```", (ROOT/"README.md").read_text(), re.S)[1]
+    assert code.count("\n") == 3
+    exec(code.replace("runs/tinyshakespeare-1", str(model_file)).replace("ROMEO:", "the quick "))
+    assert len(capsys.readouterr().out) == len("the quick ") + 500 + 1

@@ -2,7 +2,7 @@
 import shutil, subprocess, sys
 from pathlib import Path
 
-from conftest import ROOT, SCRIPTS
+from conftest import ROOT, SCRIPTS, copy_source
 
 def snapshot(folder):
     names = [folder/"README.md", *folder.glob("charlm/*.py"), *folder.glob("nbs/*.ipynb"), *folder.glob("index_files/*")]
@@ -10,7 +10,7 @@ def snapshot(folder):
 
 def test_export_clean_and_readme_change_nothing(tmp_path):
     copy = tmp_path/"copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", "*.egg-info", "_proc", "_build"))
+    copy_source(copy)
     for p in copy.glob("charlm/*.py"):
         if p.name != "__init__.py": p.unlink()                    # so that a module without a notebook shows as well
     (copy/"README.md").unlink()

@@ -1,11 +1,11 @@
 "The built wheel, with run-time dependencies only, away from the checkout."
 import os, shutil, subprocess, sys
 
-from conftest import ROOT
+from conftest import ROOT, copy_source
 
 def test_wheel_works_alone(tmp_path):
     source = tmp_path/"source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", "*.egg-info", "build", "dist"))
+    copy_source(source)
     env = {k: v for k,v in os.environ.items() if not k.startswith(("PYTHON", "CHARLM"))}
     def run(*args, **kwargs): return subprocess.run([str(a) for a in args], check=True, capture_output=True, text=True, env=env, cwd=tmp_path, **kwargs).stdout
     run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path/"dist", source)
