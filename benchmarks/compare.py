@@ -29,7 +29,7 @@ CASES = {
     "write-large": ("Writing 1,000 characters", "large setting, exact", "characters/s", "write large", "write large"),
     "write-large-fast": ("Writing 1,000 characters", "large setting, re-priming", "characters/s", "write large", "write large --fast"),
     "import": ("Import", "charlm.gpt, against torch alone", "ms", "import", "import")}
-MEMORY = {"step-small": "small setting", "step-large": "large setting, no dropout", "step-large-dropout": "large setting, dropout 0.2"}
+MEMORY = {"step-small": "small setting", "step-large": "large setting, no dropout, bfloat16", "step-large-dropout": "large setting, dropout 0.2, bfloat16"}
 
 def measure(side, args):
     args = args.replace("--threads 0", f"--threads {torch.get_num_threads()}").split()

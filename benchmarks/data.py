@@ -4,7 +4,7 @@
 
 Both sides alternate in one process and the medians are compared: on a shared machine, only the ratio means something.
 """
-import argparse, statistics, time
+import argparse, ctypes, statistics, time
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ def peak_bytes(function):
     "How far the process's memory rises above where it stood, in bytes (Linux)"
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     def read(key): return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith(key)).split()[1])
+    ctypes.CDLL(None).malloc_trim(0)                              # or memory that was freed earlier would be used again, unnoticed
     reset.write_text("5")
     before = read("VmRSS")
     result = function()
@@ -49,6 +50,7 @@ def rows(megachars):
         stoi = {c: i for i,c in enumerate(tok.chars)}
         tok.encode(text[:10])                                     # makes the table
         extra, ids = peak_bytes(lambda tok=tok, text=text: tok.encode(text))
+        assert extra > 0.9 * ids.nbytes
         del ids
         ours, theirs = alternate(lambda tok=tok, text=text: tok.encode(text), lambda text=text, stoi=stoi: notes_encode(text, stoi))
         found.append(row("Encoding", f"{megachars} million characters, {name}", "s", 1, ours, theirs, f"{extra / n:.2f} bytes a character beyond the text"))

@@ -35,29 +35,31 @@ def attention_weights(
     if mask is not None: scores = scores + mask.to(scores.dtype)
     return scores.softmax(-1)
 
-# %% ../nbs/02_attention.ipynb #9f96ed91
+# %% ../nbs/02_attention.ipynb #74e14daf
 def keep_mask(
     shape:torch.Size, # of the numbers to drop from
-    p:float, # share to drop, at least 0 and less than 1
-) -> Tensor: # 1 with probability 1 - p, else 0, uint8
+    dropped:int, # how many of 65,536 to drop, from 0 to 65,535
+) -> Tensor: # 0 or 1, uint8
     "Which numbers stay: each decided by 16 random bits of torch's global generator"
     n = math.prod(shape)
     bits = torch.empty(n // 4 + 1, dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n].view(shape)
-    return (bits >= min(round(p * 2**16), 2**16 - 1) - 2**15).view(torch.uint8)
+    return (bits >= dropped - 2**15).view(torch.uint8)
 
-# %% ../nbs/02_attention.ipynb #0ddfc6f6
+# %% ../nbs/02_attention.ipynb #a4824747
 class Dropout(nn.Module):
     "In training, zero a random share `p` of numbers and scale up the others (Srivastava et al., 2014)"
     def __init__(self,
         p:float=0., # share zeroed, at least 0 and less than 1
     ):
         super().__init__()
+        if not 0 <= p < 1: raise BadInput(f"dropout is {p}; it must be at least 0 and less than 1")
         self.p = p
 
     def forward(self, x:Tensor) -> Tensor: # any shape, kept
         if not (self.training and self.p): return x
         if x.device.type != "cpu": return F.dropout(x, self.p)
-        return x * keep_mask(x.shape, self.p) * (1 / (1 - self.p))
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        return x * keep_mask(x.shape, dropped) * (2**16 / (2**16 - dropped))
 
     def extra_repr(self): return f"p={self.p}"
 

@@ -40,11 +40,12 @@ def is_memory(
     "Did the memory of the machine or the GPU run out?"
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
-# %% ../nbs/09_cli.ipynb #35d686b4
+# %% ../nbs/09_cli.ipynb #07da931b
 @contextmanager
 def command(
     name:str, # the command, for the messages
     closed:int=0, # exit code when nobody reads the output any more
+    smaller:str="length or samples", # what to choose smaller where memory runs out
 ):
     "Turn what can go wrong with a command's input into one line and an exit code"
     with warnings.catch_warnings():
@@ -57,7 +58,7 @@ def command(
         except BrokenPipeError: os._exit(closed)
         except (MemoryError, RuntimeError) as e:
             if not is_memory(e): raise
-            stop(f"{name}: error: not enough memory for this; choose a smaller batch_size, block_size or n_embd, or accumulate", 2)
+            stop(f"{name}: error: not enough memory for this; choose a smaller {smaller}", 2)
 
 # %% ../nbs/09_cli.ipynb #bfa46e46
 def start_run(
@@ -115,7 +116,7 @@ def charlm_train(
 ):
     "Train a character-level GPT on a text. Ctrl-C stops it and saves; --resume continues."
     settings = dict(locals())
-    with command("charlm-train", 141):
+    with command("charlm-train", 141, "batch_size, block_size or n_embd, or accumulate"):
         if resume and not Path(resume).is_dir(): raise BadInput(f"no run to continue in {resume}; name the folder of an earlier charlm-train")
         run = None if resume else start_run(settings)
         with locked(folder := Path(resume) if resume else run.folder):
@@ -136,7 +137,8 @@ def read_prompt(
     try: raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
     except OSError as e: raise BadInput(f"can't read the prompt from {prompt_file}: {e.strerror}") from None
     source = "standard input" if prompt_file == "-" else prompt_file
-    return decode_text(raw, source) if raw.strip() else raw.decode()
+    blank = raw.decode(errors="replace").removeprefix("\ufeff")
+    return decode_text(raw, source) if blank.strip() else blank.replace("\r\n", "\n")
 
 # %% ../nbs/09_cli.ipynb #a58d8307
 def show(
@@ -152,14 +154,14 @@ def show(
     print(flush=True)
     return count
 
-# %% ../nbs/09_cli.ipynb #6b980a7a
+# %% ../nbs/09_cli.ipynb #4d91a986
 @call_parse
 def charlm_generate(
     model:str, # a model file, or the folder it is in
     prompt:str=None, # what to go on from; a line end if not given
-    prompt_file:str=None, # read the prompt from this file; -: from standard input
+    prompt_file:str=None, # read the prompt from this file, its last line end too; -: from standard input
     length:int=500, # characters to write, at most
-    stop:str=None, # end when this text has been written
+    stop:str=None, # end when this text has been written; an empty line is $'\n\n' in bash
     samples:int=1, # how many texts
     temperature:float=1.0, # below 1 is safer and repeats itself more, above 1 more varied; 0: always the likeliest
     top_k:int=None, # draw only from this many of the likeliest characters
@@ -180,6 +182,6 @@ def charlm_generate(
         else:
             texts = write_several(gpt, tok, samples, prompt, length, seed, **how)
             print("\n---\n".join(texts))
-            count = samples * length
+            count = sum(map(len, texts)) - samples * len(start.lstrip("\n"))
         seconds = time.perf_counter() - began
         if timing: print(f"{count:,} characters in {seconds:.2f} s, {count / seconds:,.0f} a second", file=sys.stderr)

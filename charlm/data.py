@@ -35,12 +35,12 @@ def check_whole(
     "Raise `BadInput` unless `value` is a whole number of at least 1"
     if not isinstance(value, int) or isinstance(value, bool) or value < 1: raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")
 
-# %% ../nbs/00_data.ipynb #5ec7183c
+# %% ../nbs/00_data.ipynb #c223f193
 def check_seed(
     seed, # what should be a seed
 ) -> int: # the seed
     "Raise `BadInput` unless torch's generators take `seed`"
-    if isinstance(seed, int) and 0 <= seed < 2**63: return seed
+    if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63: return seed
     raise BadInput(f"seed is {seed!r}; it must be a whole number from 0 to {2**63 - 1}")
 
 # %% ../nbs/00_data.ipynb #12b4d8cf

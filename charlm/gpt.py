@@ -140,7 +140,8 @@ def keep_top_p(
 ) -> Tensor: # scores, minus infinity for the others, (B,V)
     "Keep the fewest of the likeliest tokens that have a share `p` of the probability (Holtzman et al., 2020, section 3.1)"
     if not 0 < p <= 1: raise BadInput(f"top_p is {p}; it must be greater than 0 and at most 1")
-    probs, order = logits.softmax(-1).sort(descending=True, stable=True)
+    if p == 1: return logits
+    probs, order = logits.float().softmax(-1).sort(descending=True, stable=True)
     drop = probs.cumsum(-1) - probs >= p                                  # the ones before it are enough
     return logits.masked_fill(torch.empty_like(drop).scatter(-1, order, drop), float("-inf"))
 
@@ -154,7 +155,7 @@ def sample(
 ) -> Tensor: # token ids, (B,1) int64
     "Draw the next token"
     if not 0 <= temperature < math.inf: raise BadInput(f"temperature is {temperature}; it must be at least 0, and finite")
-    logits = (logits - logits.amax(-1, keepdim=True)) / (temperature or 1.)     # the largest is 0, so that no temperature makes them overflow
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature or 1., 1e-30)     # the largest is 0, so that no temperature makes it overflow
     if top_k is not None: logits = keep_top_k(logits, top_k)
     if top_p is not None: logits = keep_top_p(logits, top_p)
     if temperature == 0: return logits.argmax(-1, keepdim=True)
@@ -197,14 +198,15 @@ def stream(self:GPT,
     generator:torch.Generator|None=None,
     reprime:bool=False, # see `next_logits`
 ) -> Iterator[Tensor]: # the next token of each text, (B,1) int64
-    "Write on from `idx`, token by token; the model is in evaluation mode until the iterator ends or is closed"
+    "Write on from `idx`, token by token; the model is in evaluation mode until the iterator ends or is closed, so have one at a time of a model"
     idx = check_idx(idx)
     if max_new_tokens < 0: raise BadInput(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
-    text, past = torch.cat([idx, idx.new_empty(len(idx), max_new_tokens)], dim=1), self.new_cache(len(idx))
+    kept, past = self.config.block_size + 1, self.new_cache(len(idx))
     with evaluating(self):
-        for end in range(idx.shape[1], text.shape[1]):
-            text[:,end:end+1] = sample(self.next_logits(text[:,:end], past, reprime), temperature, top_k, top_p, generator)
-            yield text[:,end:end+1]
+        for _ in range(max_new_tokens):
+            new = sample(self.next_logits(idx[:,-kept:], past, reprime), temperature, top_k, top_p, generator)
+            idx = torch.cat([idx[:,-kept:], new], dim=1)
+            yield new
 
 # %% ../nbs/03_gpt.ipynb #a05111f8
 @patch
@@ -230,16 +232,17 @@ def from_lecture(
         fused[f"{sa}qkv.weight"] = torch.cat([state[f"{sa}heads.{h}.{part}.weight"] for part in PARTS for h in range(heads)])
     return fused
 
-# %% ../nbs/03_gpt.ipynb #fe97ef57
+# %% ../nbs/03_gpt.ipynb #11fe1f5b
 def to_lecture(
     state:dict[str,Tensor], # weights of a `GPT`
-    n_head:int, # its number of heads, which the weights alone don't tell
+    n_head:int, # its number of heads; the weights don't tell, so any that divides `n_embd` is believed
 ) -> dict[str,Tensor]: # weights for the lecture's GPT
     "The weights of a `GPT`, each head by itself as in the lecture's script"
     T, split = len(state["position_embedding_table.weight"]), {}
     for name,w in state.items():
         if not name.endswith("qkv.weight"): split[name] = w
         else:
+            check_heads(w.shape[1], n_head)
             for i,rows in enumerate(w.chunk(3 * n_head)): split[f"{name.removesuffix('qkv.weight')}heads.{i % n_head}.{PARTS[i // n_head]}.weight"] = rows
             split |= {f"{name.removesuffix('qkv.weight')}heads.{h}.tril": torch.ones(T, T).tril() for h in range(n_head)}
     return split

@@ -15,16 +15,16 @@ from .bigram import check_idx
 from .data import BadInput
 from .gpt import GPT, evaluating
 
-# %% ../nbs/06_inside.ipynb #0893ba24
+# %% ../nbs/06_inside.ipynb #3d3323c0
 @torch.no_grad()
 def attention_maps(
     model:GPT, # any model
     idx:Tensor, # token ids, (B,T), T up to `block_size`
 ) -> Tensor: # weights, (n_layer,B,n_head,T,T): row t says where position t looks
     "What every head of every block attends to"
-    model(idx)                                                            # checks `idx`
     T, maps = idx.shape[1], []
     with evaluating(model):
+        model(idx)                                                        # checks `idx`
         x = model.token_embedding_table(check_idx(idx)) + model.position_embedding_table.weight[:T]
         for block in model.blocks:
             q, k, _ = block.sa.qkv(block.ln1(x)).unflatten(-1, (3, -1, block.sa.head_size)).permute(2, 0, 3, 1, 4)
@@ -44,14 +44,14 @@ def plot_attention(
     fig = Figure(figsize=(2.6 * n_head, 2.7 * n_layer), layout="constrained")
     for i,row in enumerate(fig.subplots(n_layer, n_head, squeeze=False)):
         for j,ax in enumerate(row):
-            ax.imshow(maps[i,j].cpu(), cmap="magma_r", vmin=0, vmax=1)
+            ax.imshow(maps[i,j].float().cpu(), cmap="magma_r", vmin=0, vmax=1)
             ax.set_title(f"block {i}, head {j}", fontsize=9)
             ax.set_xticks(range(T), list(text), fontsize=5)
             ax.set_yticks(range(T), list(text), fontsize=5)
             ax.tick_params(length=0)
     return fig
 
-# %% ../nbs/06_inside.ipynb #1ecf15e9
+# %% ../nbs/06_inside.ipynb #3ef0f29a
 @torch.no_grad()
 def surprise(
     model:GPT, # any model
@@ -59,13 +59,13 @@ def surprise(
     batch_size:int=256, # windows at a time
 ) -> Tensor: # nats, (N-1,): for every token but the first, which nothing comes before
     "How unexpected each token of a text is, given up to `block_size` tokens before it"
-    if ids.dim() != 1 or len(ids) < 2: raise BadInput(f"token ids have shape {tuple(ids.shape)}; surprise needs those of one text, at least two")
+    if ids.dim() != 1 or len(ids) < 2 or ids.is_floating_point(): raise BadInput(f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; surprise needs integers of one text, at least two")
     T, ids = model.config.block_size, ids.long().to(next(model.parameters()).device)
     with evaluating(model):
         first = model(ids[None,:-1][:,:T])[0][0]                              # the first block, where contexts still grow
         windows = ids[1:-1].unfold(0, T, 1) if len(ids) > T + 1 else ids.new_empty(0, T)
         rest = [model(w)[0][:,-1] for w in windows.split(batch_size) if len(w)]
-    return -torch.cat([first, *rest]).log_softmax(-1).gather(1, ids[1:,None])[:,0]
+    return -torch.cat([first, *rest]).float().log_softmax(-1).gather(1, ids[1:,None])[:,0]
 
 # %% ../nbs/06_inside.ipynb #7488ab61
 def plot_surprise(
@@ -82,7 +82,7 @@ def plot_surprise(
         at = [at[0] + 1, 0] if char == "\n" or at[1] == width - 1 else [at[0], at[1] + 1]
     fig = Figure(figsize=(0.14 * width, 0.24 * (places[-1][0] + 2)), layout="constrained")
     ax = fig.subplots()
-    image = ax.scatter([c for _,c in places[1:]], [r for r,_ in places[1:]], c=nats.cpu(), cmap="YlOrRd", vmin=0, vmax=6, marker="s", s=95)
+    image = ax.scatter([c for _,c in places[1:]], [r for r,_ in places[1:]], c=nats.float().cpu(), cmap="YlOrRd", vmin=0, vmax=6, marker="s", s=95)
     for char, (row, column), value in zip(text, places, [0, *nats.tolist()], strict=True):
         ax.text(column, row, "↵" if char == "\n" else char, color="w" if value > 3.5 else "k", family="monospace", ha="center", va="center", fontsize=9)
     ax.set(xlim=(-1, width), ylim=(places[-1][0] + 0.8, -0.8), xticks=[], yticks=[])

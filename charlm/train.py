@@ -73,10 +73,10 @@ def malloc_options(
     wanted = {M_MMAP_MAX: mmap_max, M_TRIM_THRESHOLD: trim_threshold, M_MMAP_THRESHOLD: 2**25}      # the last as glibc sets it itself in time
     return mallopt is not None and all([mallopt(option, value) for option,value in wanted.items()])
 
-# %% ../nbs/04_train.ipynb #d9316478
+# %% ../nbs/04_train.ipynb #a79d5cdc
 @contextmanager
 def keeping_memory():
-    "Keep freed memory for use again as long as the block lasts, instead of giving it back to the system; then give it back"
+    "Keep freed memory for use again as long as the block lasts, instead of giving it back to the system; then give it back. Not to be nested"
     done = malloc_options(0, -1)
     try: yield
     finally:

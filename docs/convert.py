@@ -76,6 +76,20 @@ def code_cell(cell, name, heading):
     shown = [v4.new_code_cell(code, metadata={"tags": tags, **details}, outputs=outputs)] if outputs or "remove-input" not in tags else []
     return shown + after
 
+def fold_solutions(cells):
+    "Everything from an exercise's question to the next one, or to the next heading, goes behind a line that opens it"
+    out, state = [], ""
+    for c in cells:
+        text = c.source if c.cell_type == "markdown" else ""
+        question, heading = re.match(r"\*\*\d+\.\*\* ", text), text.startswith("#")
+        if state == "open" and (question or heading): out.append(v4.new_markdown_cell("```{raw} html\n</details>\n```"))
+        elif state == "asked" and not (question or heading): out.append(v4.new_markdown_cell("```{raw} html\n<details><summary>Show the solution</summary>\n```"))
+        state = "asked" if question else "" if heading else state and "open"
+        if state == "open" and c.cell_type == "code": c.metadata = {"tags": [t for t in c.metadata.tags if t != "hide-input"]}
+        out.append(c)
+    if state == "open": out.append(v4.new_markdown_cell("```{raw} html\n</details>\n```"))
+    return out
+
 def notebook_page(path):
     "One notebook as a page"
     nb, name, heading, cells = read_nb(path), page_name(path), "", []
@@ -87,7 +101,7 @@ def notebook_page(path):
             cells.append(v4.new_markdown_cell(markdown(cell.source)))
         elif cell.cell_type == "code": cells += code_cell(cell, f"{name}-{i}", heading)
     title, about = re.match(r"# (.+)\n\n> (.+)", nb.cells[0].source).groups()
-    return Page(name, title, about, cells)
+    return Page(name, title, about, fold_solutions(cells))
 
 def text_page(name, text, about):
     "A page that is Markdown already"

@@ -127,7 +127,9 @@ def sample(tmp_path, monkeypatch):
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell("# Sample\n\n> A subtitle\n\nSome words about `GPT` and `GPT.__init__`, $e^x$."), cell("#| default_exp sample"),
         cell("#| export\ndef exported(): return 1"), cell("#| hide\nhidden = 1", "never shown"), cell("#| echo: false\nsilent = 1", "spoken\n"),
         cell("#| output: false\nmute = 1", "unheard"), cell("#| slow\n#| shakespeare\n#| cuda\nmarked = 1", "\x1b[31mred\x1b[0m\n 10%|#\r 99%|##\rdone <f at 0x7f12ab34>\n"),
-        v4.new_raw_cell("raw = 1"), v4.new_markdown_cell("::: {.callout-note}\nMind this.\n:::\n\n## Exercises\n\nFind it."), cell("#| code-fold: true\nsolution = 1", "found\n")])
+        v4.new_raw_cell("raw = 1"), cell("#| code-fold: true\nfolded = 1", "unfolded\n"), v4.new_markdown_cell("::: {.callout-note}\nMind this.\n:::\n\n## Exercises\n\nTry first."),
+        v4.new_markdown_cell("**1.** Find it."), cell("#| code-fold: true\nsolution = 1", "found\n"), v4.new_markdown_cell("Which means this."),
+        v4.new_markdown_cell("**2.** Find more."), cell("#| code-fold: true\nmore = 2"), v4.new_markdown_cell("## What you built\n\nAll of it.")])
     path = tmp_path/"07_sample.ipynb"
     path.write_text(json.dumps(notebook))
     monkeypatch.setattr(convert, "src", tmp_path/"src")
@@ -143,10 +145,12 @@ def test_directives_do_what_they_say(sample, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     page = content(BeautifulSoup((tmp_path/"html/sample.html").read_text(), "html.parser"))
     text, twin = page.get_text(), (tmp_path/"extra/sample.md").read_text()
-    for shown in ["def exported()", "spoken", "mute = 1", "marked = 1", "red", "done <f>", "Mind this.", "found"]: assert shown in text and shown in twin, shown
+    for shown in ["def exported()", "spoken", "mute = 1", "marked = 1", "red", "done <f>", "Mind this.", "found", "Which means this."]: assert shown in text and shown in twin, shown
     for gone in ["#|", "default_exp", "hidden", "never shown", "silent", "unheard", "\x1b", "10%", "0x7f", "raw = 1", ":::"]: assert gone not in text, gone
-    folded = page.select_one("details")
-    assert "solution = 1" in folded.get_text() and not folded.has_attr("open") and "found" not in folded.get_text()
+    folded, *solutions = page.select("details")
+    assert "folded = 1" in folded.get_text() and "unfolded" not in folded.get_text() and not any(d.has_attr("open") for d in [folded, *solutions])
+    inside = [" ".join(d.get_text().split()) for d in solutions]
+    assert inside == ["Show the solution solution = 1 found Which means this.", "Show the solution more = 2"]
     assert [code.find_parent("a")["href"] for code in page.select("p a code")] == ["api/gpt.html#gpt", "api/gpt.html#gpt"]
     assert page.select_one("div.admonition.note") and page.select_one("math msup") and page.select_one("div.tag_library")
 
