@@ -20,7 +20,7 @@ import performance
 # name -> group, what, unit, arguments for the lecture's side, arguments for ours. One unit is a step, 1,000 characters, an import.
 CASES = {
     "step-small": ("Training step", "small setting, float32, one thread", "ms", "step small", "step small"),
-    "step-small-threads": ("Training step", "small setting, float32, all threads", "ms", "step small", "step small --threads 0"),
+    "step-small-threads": ("Training step", "small setting, float32, all threads", "ms", "step small", f"step small --threads {torch.get_num_threads()}"),
     "step-large": ("Training step", "large setting, no dropout, bfloat16", "ms", "step large", "step large --dtype bfloat16"),
     "step-large-dropout": ("Training step", "large setting, dropout 0.2, bfloat16", "ms", "step large --dropout 0.2", "step large --dropout 0.2 --dtype bfloat16"),
     "step-large-fp32": ("Training step", "large setting, no dropout, float32", "ms", "step large", "step large"),
@@ -32,13 +32,7 @@ CASES = {
 MEMORY = {"step-small": "small setting", "step-large": "large setting, no dropout, bfloat16", "step-large-dropout": "large setting, dropout 0.2, bfloat16"}
 
 def measure(side, args):
-    args = args.replace("--threads 0", f"--threads {torch.get_num_threads()}").split()
-    return json.loads(subprocess.run([sys.executable, HERE/"measure.py", side, *args], check=True, capture_output=True, text=True).stdout)
-
-def row(group, what, unit, lecture, charlm, note=""):
-    "Seconds or MiB in, as shown out; the ratio says how many times better charlm is"
-    shown = {"ms": lambda x: 1000 * x, "characters/s": lambda x: 1000 / x}.get(unit, lambda x: x)
-    return dict(group=group, what=what, unit=unit, lecture=round(shown(lecture), 3), charlm=round(shown(charlm), 3), ratio=round(lecture / charlm, 3), note=note)
+    return json.loads(subprocess.run([sys.executable, HERE/"measure.py", side, *args.split()], check=True, capture_output=True, text=True).stdout)
 
 def compare(rounds, names):
     "The rows of the table; a side that serves several cases is measured once a round"
@@ -55,10 +49,10 @@ def compare(rounds, names):
     for name in names:
         group, what, unit, theirs, ours = CASES[name]
         spread = [r["seconds"] for r in found["charlm", ours]]
-        rows.append(row(group, what, unit, median(("lecture", theirs), "seconds"), median(("charlm", ours), "seconds"),
+        rows.append(data.row(group, what, unit, median(("lecture", theirs), "seconds"), median(("charlm", ours), "seconds"),
             f"slowest of {rounds} rounds {max(spread) / min(spread):.1f} times the fastest"))
     for name in names:
-        if name in MEMORY: rows.append(row("Peak memory while training", MEMORY[name], "MiB", median(("lecture", CASES[name][3]), "peak_mib"), median(("charlm", CASES[name][4]), "peak_mib")))
+        if name in MEMORY: rows.append(data.row("Peak memory while training", MEMORY[name], "MiB", median(("lecture", CASES[name][3]), "peak_mib"), median(("charlm", CASES[name][4]), "peak_mib")))
     return rows
 
 def share_of_machine(rows, rounds):
@@ -72,14 +66,19 @@ def share_of_machine(rows, rounds):
             best = statistics.median(rate[dtype] for rate in rates)
             r["note"] = f"{needed / (r['charlm'] / 1000) / 1e9 / best:.0%} of the {best:,.0f} GFLOP/s that this machine multiplied in {dtype}; " + r["note"]
 
+def processor():
+    "Its name, which Linux keeps in a file of its own"
+    try: lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError: lines = []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
 def main(rounds, names, megachars):
     rows = compare(rounds, names)
     share_of_machine(rows, rounds)
-    rows += [dict(r, lecture=round(r["lecture"], 3), charlm=round(r["charlm"], 3), ratio=round(r["ratio"], 3)) for r in data.rows(megachars)]
+    rows += data.rows(megachars)
     for r in rows: print(f"{r['group']:<28}{r['what']:<40}{r['lecture']:>12,.3g}{r['charlm']:>12,.3g} {r['unit']:<14}{r['ratio']:>7.2f} x  {r['note']}")
     if set(names) != set(CASES): return                           # a part of it would replace the whole
-    name = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
-    machine = dict(processor=name, cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version())
+    machine = dict(processor=processor(), cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version())
     (HERE/"results.json").write_text(json.dumps(dict(made=str(datetime.date.today()), machine=machine, rounds=rounds, rows=rows), indent=1) + "\n")
     (HERE/"results.png").write_bytes(performance.figure(performance.compared(rows)))
 

@@ -4,23 +4,15 @@
 
 Both sides alternate in one process and the medians are compared: on a shared machine, only the ratio means something.
 """
-import argparse, ctypes, statistics, time
+import argparse, ctypes, statistics
 from pathlib import Path
 
-import torch
+from lecture import get_batch as notes_batch
+from measure import seconds
 
 from charlm.data import CharTokenizer, get_batch, load_corpus
 
 def notes_encode(text, stoi): return [stoi[c] for c in text]
-
-def notes_batch(ids, batch_size, block_size):
-    offsets = torch.randint(len(ids) - block_size, (batch_size,))
-    return torch.stack([ids[i:i + block_size] for i in offsets]), torch.stack([ids[i + 1:i + block_size + 1] for i in offsets])
-
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 def alternate(ours, theirs, rounds=5):
     "Median seconds of each, taking turns"
@@ -37,8 +29,12 @@ def peak_bytes(function):
     result = function()
     return read("VmHWM") - before, result
 
-def row(group, what, unit, scale, ours, theirs, note=""):
-    return dict(group=group, what=what, unit=unit, lecture=theirs * scale, charlm=ours * scale, ratio=theirs / ours, note=note)
+SHOWN = {"ms": lambda s: 1000 * s, "microseconds": lambda s: 1e6 * s, "characters/s": lambda s: 1000 / s, "s": lambda s: s, "MiB": lambda m: m}
+
+def row(group, what, unit, lecture, charlm, note=""):
+    "Seconds (for writing, those of 1,000 characters) or MiB come in, the unit goes out; the ratio says how many times better charlm is"
+    shown = SHOWN[unit]
+    return dict(group=group, what=what, unit=unit, lecture=round(shown(lecture), 3), charlm=round(shown(charlm), 3), ratio=round(lecture / charlm, 3), note=note)
 
 def rows(megachars):
     "Each comparison, as compare.py keeps them"
@@ -53,12 +49,12 @@ def rows(megachars):
         assert extra > 0.9 * ids.nbytes
         del ids
         ours, theirs = alternate(lambda tok=tok, text=text: tok.encode(text), lambda text=text, stoi=stoi: notes_encode(text, stoi))
-        found.append(row("Encoding", f"{megachars} million characters, {name}", "s", 1, ours, theirs, f"{extra / n:.2f} bytes a character beyond the text"))
+        found.append(row("Encoding", f"{megachars} million characters, {name}", "s", theirs, ours, f"{extra / n:.2f} bytes a character beyond the text"))
     ids = tok.encode(text[:10**6])
     wide = ids.long()                                             # the notes keep ids as int64
     for B,T in [(16, 32), (64, 256)]:
         ours, theirs = alternate(lambda B=B, T=T: [get_batch(ids, B, T) for _ in range(200)], lambda B=B, T=T: [notes_batch(wide, B, T) for _ in range(200)])
-        found.append(row("Batching", f"{B} blocks of {T}", "microseconds", 1e6 / 200, ours, theirs))
+        found.append(row("Batching", f"{B} blocks of {T}", "microseconds", theirs / 200, ours / 200))
     return found
 
 def main(megachars):

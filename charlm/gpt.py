@@ -17,8 +17,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-# %% ../nbs/03_gpt.ipynb #c5228365
-from .attention import Dropout, KVCache, MultiHeadAttention, check_heads
+# %% ../nbs/03_gpt.ipynb #58664499
+from .attention import Dropout, KVCache, MultiHeadAttention, check_causal, check_dropout, check_heads
 from .bigram import check_idx, next_token_loss
 from .data import BadInput, check_whole
 
@@ -67,7 +67,7 @@ class GPTConfig:
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"): check_whole(name, getattr(self, name))
         check_heads(self.n_embd, self.n_head)
-        if not 0 <= self.dropout < 1: raise BadInput(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_dropout(self.dropout)
 
 # %% ../nbs/03_gpt.ipynb #e40ba262
 def init_weights(
@@ -99,7 +99,7 @@ class GPT(nn.Module):
     ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V), and the loss in nats a token where there are targets
         idx, start = check_idx(idx), past[0].length if past else 0
         end = start + idx.shape[1]
-        if end > self.config.block_size: raise BadInput(f"a sequence of {end} tokens is longer than block_size {self.config.block_size}")
+        check_causal(end, self.config.block_size)
         x = self.token_embedding_table(idx) + self.position_embedding_table.weight[start:end]
         for block, kept in zip(self.blocks, past or [None] * len(self.blocks), strict=True): x = block(x, kept)
         logits = self.lm_head(self.ln_f(x))

@@ -9,28 +9,26 @@ __all__ = ['attention_maps', 'plot_attention', 'surprise', 'plot_surprise']
 import torch
 from torch import Tensor
 
-# %% ../nbs/06_inside.ipynb #9286055d
+# %% ../nbs/06_inside.ipynb #1a1bff70
 from .attention import attention_weights
-from .bigram import check_idx
 from .data import BadInput
 from .gpt import GPT, evaluating
 
-# %% ../nbs/06_inside.ipynb #3d3323c0
+# %% ../nbs/06_inside.ipynb #b57eb35c
 @torch.no_grad()
 def attention_maps(
     model:GPT, # any model
     idx:Tensor, # token ids, (B,T), T up to `block_size`
 ) -> Tensor: # weights, (n_layer,B,n_head,T,T): row t says where position t looks
     "What every head of every block attends to"
-    T, maps = idx.shape[1], []
-    with evaluating(model):
-        model(idx)                                                        # checks `idx`
-        x = model.token_embedding_table(check_idx(idx)) + model.position_embedding_table.weight[:T]
-        for block in model.blocks:
-            q, k, _ = block.sa.qkv(block.ln1(x)).unflatten(-1, (3, -1, block.sa.head_size)).permute(2, 0, 3, 1, 4)
-            maps.append(attention_weights(q, k, block.sa.mask[:T,:T]))
-            x = block(x)
-    return torch.stack(maps)
+    layers, entered, T = [block.sa for block in model.blocks], [], idx.shape[-1]
+    hooks = [layer.register_forward_pre_hook(lambda layer, args: entered.append(args[0])) for layer in layers]
+    try:
+        with evaluating(model): model.forward(idx)
+    finally:
+        for hook in hooks: hook.remove()
+    pairs = [layer.project(x)[:2] for layer, x in zip(layers, entered, strict=True)]
+    return torch.stack([attention_weights(q, k, layer.mask[:T,:T]) for (q, k), layer in zip(pairs, layers, strict=True)])
 
 # %% ../nbs/06_inside.ipynb #b85cf89e
 def plot_attention(
