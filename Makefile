@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/charlm
 # Notebooks run side by side, one a core, so each gets one thread: two runtimes spinning on the same cores slow each other tenfold.
 FLAGS ?= $(if $(wildcard $(or $(CHARLM_DATA),$(CACHE))/tinyshakespeare.txt),shakespeare)
 
-.PHONY: help train test notebooks docs serve pytest lint export outputs bench clean
+.PHONY: help train test notebooks docs serve pytest lint export outputs bench race clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ $(DONE): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 train: $(DONE) ## train a GPT on real text, show what it writes, say where it is
-	@$(BIN)/charlm-train --steps 3000
+	@$(BIN)/charlm-train --steps 200
 
 test: notebooks lint docs pytest ## everything: notebooks, lint, the site, pytest (which checks that generated files are in step)
 
@@ -58,6 +58,9 @@ outputs: $(DONE) ## run everything, long trainings included, and save what it pr
 
 bench: $(DONE) ## compare speeds with the lecture's way, by ratio, in one run (a quarter of an hour); writes benchmarks/results.json
 	$(BIN)/python benchmarks/compare.py
+
+race: $(DONE) ## the speedrun against nanoGPT's laptop setting, and the second record (a quarter of an hour); writes benchmarks/speedrun.json
+	$(BIN)/python benchmarks/speedrun.py
 
 clean: ## remove everything that make made
 	rm -rf .venv *.egg-info build dist _proc docs/_build

@@ -151,6 +151,9 @@ class MultiHeadAttention(nn.Module):
     def project(self, x:Tensor) -> Tensor: # (B,T,C) -> queries, keys, values of all heads, (3,B,n_head,T,head_size)
         return self.qkv(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
 
+    def rows(self, T:int, S:int) -> Tensor: # what to add to the scores of the last T of S positions, (T,S)
+        return self.mask[S-T:S,:S]
+
     def forward(self, x:Tensor, past:"KVCache|None"=None) -> Tensor: # (B,T,C) -> (B,T,C)
         qkv = self.project(x)
         q, k, v = qkv if past is None else (qkv[0], *past.add(qkv[1:]))

@@ -201,11 +201,11 @@ def stream(self:GPT,
     "Write on from `idx`, token by token; the model is in evaluation mode until the iterator ends or is closed, so have one at a time of a model"
     idx = check_idx(idx)
     if max_new_tokens < 0: raise BadInput(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
-    kept, past = self.config.block_size + 1, self.new_cache(len(idx))
+    past = self.new_cache(len(idx))
     with evaluating(self):
         for _ in range(max_new_tokens):
-            new = sample(self.next_logits(idx[:,-kept:], past, reprime), temperature, top_k, top_p, generator)
-            idx = torch.cat([idx[:,-kept:], new], dim=1)
+            new = sample(self.next_logits(idx, past, reprime), temperature, top_k, top_p, generator)
+            idx = torch.cat([idx, new], dim=1)[:,-self.config.block_size - 1:]
             yield new
 
 # %% ../nbs/03_gpt.ipynb #a05111f8

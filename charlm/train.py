@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['pick_device', 'pick_threads', 'using_threads', 'malloc_options', 'keeping_memory', 'cpu_has_bf16', 'cuda_has_bf16',
            'casting', 'keeping_chance', 'step_seconds', 'pick_dtype', 'TrainConfig', 'check_train_config',
-           'estimate_loss', 'Score', 'evaluate', 'lr_at', 'make_optimizer', 'backward', 'to_device', 'Evaluation',
-           'check_splits', 'compiles_well', 'Trainer', 'check_finite', 'in_jupyter', 'train', 'plot_losses',
-           'live_plot']
+           'estimate_loss', 'Score', 'evaluate', 'lr_at', 'backward', 'to_device', 'Evaluation', 'check_splits',
+           'compiles_well', 'Trainer', 'check_finite', 'in_jupyter', 'train', 'plot_losses', 'live_plot']
 
 # %% ../nbs/04_train.ipynb #75c58905
 import ctypes, math, sys, time
@@ -161,6 +160,7 @@ class TrainConfig:
     lr:float=1e-3 # learning rate of AdamW, at its highest
     warmup:int=0 # steps over which the rate rises to `lr`
     decay:str="none" # how it falls afterwards: "none", "linear" or "cosine"
+    hold:float=0. # share of the steps after the warm-up for which it stays there first
     final_lr:float=0.1 # where it falls to, as a share of `lr`
     weight_decay:float=0.01 # of matrices, a step and unit of rate
     clip:float=1.0 # longest gradient allowed, in Euclidean norm; 0: any
@@ -183,7 +183,9 @@ def check_train_config(
         check_whole(name, getattr(config, name))
     if not isinstance(config.warmup, int): raise BadInput(f"warmup is {config.warmup!r}; it must be a whole number of at least 0")
     if config.final_lr > 1: raise BadInput(f"final_lr is {config.final_lr}; it is a share of lr, from 0 to 1")
-    for name in ("warmup", "final_lr", "weight_decay", "clip", "threads"):
+    if config.threads > 1024: raise BadInput(f"threads is {config.threads}; it must be at most 1024")
+    if config.hold >= 1: raise BadInput(f"hold is {config.hold}; it is a share of the steps, from 0 to below 1")
+    for name in ("warmup", "hold", "final_lr", "weight_decay", "clip", "threads"):
         value = getattr(config, name)
         if not 0 <= value < math.inf: raise BadInput(f"{name} is {value}; it must be at least 0")
     if not 0 < config.lr < math.inf: raise BadInput(f"lr is {config.lr}; it must be greater than 0, such as 0.001")
@@ -238,25 +240,27 @@ def evaluate(
             total += model(x.to(device, torch.long), y.to(device, torch.long))[1].double().cpu() * y.numel()
     return Score(total.item() / (len(ids) - 1), len(ids) - 1)
 
-# %% ../nbs/04_train.ipynb #620ce71f
+# %% ../nbs/04_train.ipynb #fbce084d
 def lr_at(
     step:int, # the number of the step, counted from 1
-    config:TrainConfig, # its `steps`, `lr`, `warmup`, `decay` and `final_lr` count
+    config:TrainConfig, # its `steps`, `lr`, `warmup`, `hold`, `decay` and `final_lr` count
 ) -> float: # learning rate
     "The learning rate of a step"
     if step <= config.warmup: return config.lr * step / max(1, config.warmup)
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    after = max(1, config.steps - config.warmup)
+    done = max(0, (step - config.warmup) / after - config.hold) / (1 - config.hold)
     left = {"none": 1., "linear": 1 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}[config.decay]
     return config.lr * (config.final_lr + (1 - config.final_lr) * left if config.decay != "none" else 1.)
 
-# %% ../nbs/04_train.ipynb #c88afdb7
-def make_optimizer(
-    model:nn.Module, # its parameters are to be trained
+# %% ../nbs/04_train.ipynb #11517cb1
+@patch
+def make_optimizer(self:GPT,
     config:TrainConfig, # its `lr` and `weight_decay` count
+    dtype:torch.dtype=torch.float32, # precision of the optimizer's own matrix products; this one has none
 ) -> torch.optim.AdamW:
     "AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices only"
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
+    matrices = [p for p in self.parameters() if p.dim() >= 2]
+    others = [p for p in self.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.}]
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
@@ -331,7 +335,7 @@ class Trainer:
         self.dtype, self.reason = pick_dtype(config.dtype, self.device, self.step_seconds)
         if config.compile == "yes" or (config.compile == "auto" and compiles_well(self.device)): self.model.compile()
         torch.manual_seed(config.seed)
-        self.generator, self.optimizer = torch.Generator().manual_seed(config.seed), make_optimizer(model, config)
+        self.generator, self.optimizer = torch.Generator().manual_seed(config.seed), model.make_optimizer(config, self.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.step, self.best, self.history, self.seconds = 0, math.inf, [], 0.
 
@@ -359,7 +363,7 @@ def advance(self:Trainer) -> Tensor: # the loss of the batch, a scalar on the de
     loss = backward(self.model, *to_device(batch, self.device), self.config.accumulate, self.dtype, self.scaler.scale)
     self.scaler.unscale_(self.optimizer)
     if self.config.clip: nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-    for group in self.optimizer.param_groups: group["lr"] = lr_at(self.step, self.config)
+    for group in self.optimizer.param_groups: group["lr"] = lr_at(self.step, self.config) * group.get("lr_scale", 1.)
     self.scaler.step(self.optimizer)
     self.scaler.update()
     return loss

@@ -1,5 +1,5 @@
 "The page of measured speeds, made from what `make bench` has written."
-import io, json
+import io, json, statistics
 
 INTRO = "# Performance\n\nHow fast charlm is, and beside it the lecture's code doing the same on the same machine. The ratio says how many times as fast charlm is, or how many times less memory it needs: above 1 is in its favour. The lecture's side is always float32 on all threads, as its script runs; the labels say what charlm uses."
 LIMITS = """## What limits it
@@ -39,6 +39,22 @@ def figure(rows):
     fig.savefig(out := io.BytesIO(), format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
 
+SPEEDRUN = """## Training to a given loss
+
+The race of chapter 6: the seconds of training, the mean and the worst loss over the whole validation split of Tiny Shakespeare, and the seconds of the whole process (medians). `nanoGPT` is its laptop setting, `benchmarks/nanogpt.py`; `fast` is what `charlm-train` uses. They took turns in one run of `make race`, {made}, on {processor} with {cores} cores."""
+
+def race(path):
+    "The speedrun's table, if it was run"
+    if not path.exists(): return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    def middle(runs, key): return statistics.median(run["seconds"][key] for run in runs)
+    lines = ["| recipe | seeds | steps | mean loss | worst | training | process | as soon |", "|---" + "|--:" * 7 + "|"]
+    for name,runs in found["runs"].items():
+        losses = [run["loss"] for run in runs]
+        sooner = f"{middle(found['runs']['nanoGPT'], 'training') / middle(runs, 'training'):.1f} x"
+        lines.append(f"| {name} | {len(runs)} | {runs[0]['steps']:,} | {statistics.mean(losses):.4f} | {max(losses):.4f} | {middle(runs, 'training'):.2f} s | {middle(runs, 'process'):.2f} s | {sooner} |")
+    return [SPEEDRUN.format(made=found["made"], **found["machine"]), "\n".join(lines)]
+
 def page(path, picture):
     "`picture` keeps the figure and returns its path"
     if not path.exists(): return f"{INTRO}\n\n{MISSING}\n"
@@ -50,4 +66,4 @@ def page(path, picture):
         said = "; ".join(f"{r['group']}, {r['what']}: {number(r['ratio'])}" for r in bars)
         pieces.append(f"![How many times as fast as the lecture's code. {said}]({picture('performance.png', figure(bars))})")
     for group in dict.fromkeys(r["group"] for r in rows): pieces += [f"## {group}", table([r for r in rows if r["group"] == group])]
-    return "\n\n".join([*pieces, LIMITS]) + "\n"
+    return "\n\n".join([*pieces, LIMITS, *race(path.with_name("speedrun.json"))]) + "\n"

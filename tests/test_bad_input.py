@@ -38,14 +38,14 @@ CORPORA = {
 def test_corpus(command, make, parts):
     source = make()
     before = sorted(os.listdir())
-    out = refused(command("charlm-train", "--corpus", source, "--out", "new"), "charlm-train", *parts)
+    out = refused(command("charlm-train", "--corpus", source, "--out", "new", "--block-size", 32), "charlm-train", *parts)
     assert out == "" and sorted(os.listdir()) == before           # said before anything was made
 
 def test_the_length_that_is_asked_for_suffices(command):
     write("just.txt", (LINE * 10)[:320])
-    refused(command("charlm-train", "--corpus", "just.txt", "--out", "new"), "charlm-train", "it needs 321")
+    refused(command("charlm-train", "--corpus", "just.txt", "--out", "new", "--block-size", 32), "charlm-train", "it needs 321")
     write("just.txt", (LINE * 10)[:321])
-    code, _, err = command("charlm-train", "--corpus", "just.txt", "--out", "new", "--steps", 1, "--eval-iters", 1)
+    code, _, err = command("charlm-train", "--corpus", "just.txt", "--out", "new", "--block-size", 32, "--steps", 1, "--eval-iters", 1)
     assert (code, err) == (0, "")
 
 def test_http_404(command, server):
@@ -81,6 +81,12 @@ SETTINGS = {
     "seed -1": (["--seed", -1], ["seed is -1"]),
     "accumulate 3": (["--accumulate", 3], ["batch_size is 16, which accumulate 3 doesn't divide"]),
     "warmup -1": (["--warmup", -1], ["warmup is -1; it must be at least 0"]),
+    "hold 1": (["--hold", 1], ["hold is 1.0; it is a share of the steps, from 0 to below 1"]),
+    "recipe": (["--recipe", "quick"], ["recipe is 'quick'; choose fast, speedrun or lecture"]),
+    "recent beyond the block": (["--recent", 300], ["recent is 300, more than block_size 256"]),
+    "threads": (["--threads", 100000], ["threads is 100000; it must be at most 1024"]),
+    "recent 0": (["--recent", 0], ["recent is 0; it must be a whole number of at least 1"]),
+    "recent with the lecture's model": (["--recipe", "lecture", "--recent", 3], ["recent is 3, but the lecture's model has no recent; leave it out"]),
     "clip nan": (["--clip", "nan"], ["clip is nan"]),
     "decay": (["--decay", "square"], ["decay is 'square'; choose none, linear or cosine"]),
     "dtype": (["--dtype", "int8"], ["dtype is 'int8'; choose auto, float32, bfloat16 or float16"]),
@@ -145,12 +151,12 @@ def test_writing(command, monkeypatch, model_file, args, parts):
 def test_the_default_prompt_suits_every_alphabet(command):
     "A model that never saw a line end still writes when no prompt is given"
     write("flat.txt", LINE.strip() * 20)
-    assert command("charlm-train", "--corpus", "flat.txt", "--out", "flat", "--steps", 1, "--eval-iters", 1)[0] == 0
+    assert command("charlm-train", "--corpus", "flat.txt", "--out", "flat", "--block-size", 32, "--steps", 1, "--eval-iters", 1)[0] == 0
     code, out, err = command("charlm-generate", "flat", "--length", 20)
     assert (code, err) == (0, "") and len(out) == 22
 
 def newer(path):
-    save_file(load_file(path), "newer.safetensors", {"charlm": '{"format": 3}'})
+    save_file(load_file(path), "newer.safetensors", {"charlm": '{"format": 4}'})
     return "newer.safetensors"
 
 def foreign(path):
@@ -164,7 +170,7 @@ MODELS = {
     "truncated": (lambda path: write("cut.safetensors", path.read_bytes()[:-100]), ["cut.safetensors is not a safetensors file, or was cut short"]),
     "text": (lambda path: write("play.safetensors", LINE), ["play.safetensors is not a safetensors file"]),
     "not ours": (foreign, ["foreign.safetensors is a safetensors file, but not one that charlm wrote"]),
-    "newer": (newer, ["newer.safetensors was written by a newer charlm (format 3; this one reads up to 2); upgrade charlm"]),
+    "newer": (newer, ["newer.safetensors was written by a newer charlm (format 4; this one reads up to 3); upgrade charlm"]),
 }
 
 @pytest.mark.parametrize("make, parts", MODELS.values(), ids=MODELS.keys())

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SCRIPTS
 
-TINY = ["--corpus", "bundled", "--n-embd", "16", "--n-layer", "1", "--eval-interval", "50", "--eval-iters", "10", "--dtype", "float32"]
+TINY = ["--corpus", "bundled", "--n-embd", "16", "--n-layer", "1", "--block-size", "32", "--eval-interval", "50", "--eval-iters", "10", "--dtype", "float32"]
 
 def start(name, *args, **kwargs):
     return subprocess.Popen([SCRIPTS/name, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
-@pytest.mark.parametrize("name", ["charlm-train", "charlm-generate"])
+@pytest.mark.parametrize("name", ["charlm-train", "charlm-generate", "charlm-speedrun"])
 def test_help_explains_every_argument(name):
     out, err = start(name, "--help", env=os.environ | {"COLUMNS": "120"}).communicate()
     assert err == "" and "usage" in out

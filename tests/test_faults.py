@@ -86,7 +86,7 @@ def test_every_cut_and_every_flip_of_a_state_is_refused(command):
     assert (code, err) == (0, "") and "step    20" in out
 
 @pytest.mark.parametrize("args, part", [
-    (["--lr", "0.5"], "the saved run has lr 0.001, not 0.5"), (["--n-embd", "32"], "the saved run has n_embd 16, not 32"),
+    (["--lr", "0.5"], "the saved run has lr 0.03, not 0.5"), (["--n-embd", "32"], "the saved run has n_embd 16, not 32"),
     (["--corpus", "other.txt"], "was learning from another text than other.txt"), (["--out", "n"], "leave out --out and --overwrite")])
 def test_resuming_otherwise_is_refused(command, args, part):
     Path("other.txt").write_text("Something else to learn from altogether.\n" * 100)

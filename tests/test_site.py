@@ -115,7 +115,11 @@ def test_performance_page(tmp_path):
     path.write_text(json.dumps(RESULTS))
     text = performance.page(path, picture)
     for part in ["2001-02-03", "Abacus", "| small | ms | 20.1 | 9.04 | 2.22 | a note |", "| one character | ms |  | 12,346 |  |", "Step, small: 2.22"]: assert part in text
-    assert kept["performance.png"].startswith(b"\x89PNG")
+    assert kept["performance.png"].startswith(b"\x89PNG") and "a given loss" not in text
+    runs = {name: [{"loss": loss, "steps": 90, "seconds": {"training": seconds, "process": seconds + 1}} for loss in (1.9, 1.8)] for name,loss,seconds in (("nanoGPT", 1.9, 60), ("fast", 1.5, 2))}
+    (tmp_path/"speedrun.json").write_text(json.dumps({"made": "2001-02-04", "machine": RESULTS["machine"], "runs": runs}))
+    text = performance.page(path, picture)
+    for part in ["2001-02-04", "| nanoGPT | 2 | 90 | 1.8500 | 1.9000 | 60.00 s | 61.00 s | 1.0 x |", "| fast | 2 | 90 | 1.8500 | 1.9000 | 2.00 s | 3.00 s | 30.0 x |"]: assert part in text
 
 # A notebook with one of everything
 
