@@ -10,6 +10,11 @@ TINY = ["--corpus", "bundled", "--n-embd", "16", "--n-layer", "1", "--block-size
 def start(name, *args, **kwargs):
     return subprocess.Popen([SCRIPTS/name, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
+def own_terminal():
+    "In a new process: its standard input is its terminal, and Ctrl-C counts even if these tests run in the background, where shells ignore it"
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 @pytest.mark.parametrize("name", ["charlm-train", "charlm-generate", "charlm-speedrun"])
 def test_help_explains_every_argument(name):
     out, err = start(name, "--help", env=os.environ | {"COLUMNS": "120"}).communicate()
@@ -53,7 +58,7 @@ def test_ctrl_c_in_a_terminal():
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
     process = subprocess.Popen([SCRIPTS/"charlm-train", *TINY, "--steps", "1000000", "--out", "m"], stdin=follower, stdout=follower, stderr=follower,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        start_new_session=True, preexec_fn=own_terminal)
     os.close(follower)
     seen = b""
     while b"step    50" not in seen: seen += os.read(leader, 1000)
@@ -85,7 +90,7 @@ def test_writing_shows_up_in_a_terminal_as_it_comes(model_file):
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
     process = subprocess.Popen([SCRIPTS/"charlm-generate", model_file, "--length", "1000000", "--prompt", "the "], stdin=follower, stdout=follower, stderr=follower,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        start_new_session=True, preexec_fn=own_terminal)
     os.close(follower)
     seen, pieces = b"", 0
     while len(seen) < 300:                                           # a million characters would take minutes
