@@ -6,12 +6,14 @@ Each measurement runs in a process of its own (measure.py), the two sides taking
 compared: on a shared machine only the ratio means something. Everything takes about a quarter of an hour. The results go to
 benchmarks/results.json, from which the site's performance page is made; the page's figure is in benchmarks/results.png.
 """
-import argparse, datetime, json, os, platform, statistics, subprocess, sys
+import argparse, datetime, json, statistics, subprocess, sys
 from pathlib import Path
 
 import data
 import torch
 from tqdm import tqdm
+
+from charlm.speedrun import machine
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent/"docs"))
@@ -66,20 +68,13 @@ def share_of_machine(rows, rounds):
             best = statistics.median(rate[dtype] for rate in rates)
             r["note"] = f"{needed / (r['charlm'] / 1000) / 1e9 / best:.0%} of the {best:,.0f} GFLOP/s that this machine multiplied in {dtype}; " + r["note"]
 
-def processor():
-    "Its name, which Linux keeps in a file of its own"
-    try: lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError: lines = []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
 def main(rounds, names, megachars):
     rows = compare(rounds, names)
     share_of_machine(rows, rounds)
     rows += data.rows(megachars)
     for r in rows: print(f"{r['group']:<28}{r['what']:<40}{r['lecture']:>12,.3g}{r['charlm']:>12,.3g} {r['unit']:<14}{r['ratio']:>7.2f} x  {r['note']}")
     if set(names) != set(CASES): return                           # a part of it would replace the whole
-    machine = dict(processor=processor(), cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version())
-    (HERE/"results.json").write_text(json.dumps(dict(made=str(datetime.date.today()), machine=machine, rounds=rounds, rows=rows), indent=1) + "\n")
+    (HERE/"results.json").write_text(json.dumps(dict(made=str(datetime.date.today()), machine=machine(), rounds=rounds, rows=rows), indent=1) + "\n")
     (HERE/"results.png").write_bytes(performance.figure(performance.compared(rows)))
 
 if __name__ == "__main__":
