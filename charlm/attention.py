@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../nbs/02_attention.ipynb #857a49e0
-from .data import BadInput, check_whole
+from .checks import BadInput, check_number, check_whole
 
 # %% ../nbs/02_attention.ipynb #db709f9b
 def causal_mask(
     block_size:int, # longest sequence, in tokens, T
+    device:str|torch.device|None=None, # where it goes
 ) -> Tensor: # (T,T), 0 where a position may look, at itself and before, and minus infinity where not
     "What to add to scores to hide the future"
-    return torch.full((block_size, block_size), float("-inf")).triu(1)
+    return torch.full((block_size, block_size), float("-inf"), device=device).triu(1)
 
 # %% ../nbs/02_attention.ipynb #ea917ec9
 def attention_weights(
@@ -50,8 +51,7 @@ def check_dropout(
     p:float, # share to drop
 ) -> float: # the same
     "Raise `BadInput` unless `p` is a share that leaves something"
-    if not 0 <= p < 1: raise BadInput(f"dropout is {p}; it must be at least 0 and less than 1")
-    return p
+    return check_number("dropout", p)
 
 # %% ../nbs/02_attention.ipynb #1bd8ffaf
 class Dropout(nn.Module):
@@ -121,15 +121,15 @@ def attend(
     q:Tensor, # queries of the last T positions, (B,n_head,T,head_size)
     k:Tensor, # keys of all S positions, (B,n_head,S,head_size)
     v:Tensor, # values, likewise
-    mask:Tensor, # as `causal_mask` makes it, for S positions or more
     dropout:Dropout, # of the weights
 ) -> Tensor: # (B,n_head,T,head_size)
     "Causal attention in all heads: torch's own where that is fastest, else step by step"
     T, S, p = q.shape[-2], k.shape[-2], dropout.p if dropout.training else 0.
     if q.device.type != "cpu" or (q.dtype == torch.float32 and not p):
-        rows = mask[S-T:S,:S] if 1 < T < S else None                           # the last position may look at everything, the others not
+        rows = causal_mask(S, q.device)[S-T:].to(q.dtype) if 1 < T < S else None     # the last position may look at everything, the others not
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rows, dropout_p=p, is_causal=T == S)
-    scores = torch.baddbmm(mask[S-T:S,:S].to(q.dtype), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1]**-0.5)
+    mask = causal_mask(S, q.device)[S-T:].to(q.dtype)
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1]**-0.5)
     return (dropout(scores.softmax(-1)) @ v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 # %% ../nbs/02_attention.ipynb #5d4ab691
@@ -145,20 +145,19 @@ class MultiHeadAttention(nn.Module):
         self.head_size = check_heads(n_embd, n_head)
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
         self.proj = nn.Linear(n_embd, n_embd)
-        self.dropout = Dropout(dropout)
-        self.register_buffer("mask", causal_mask(block_size), persistent=False)
+        self.dropout, self.block_size = Dropout(dropout), block_size
 
     def project(self, x:Tensor) -> Tensor: # (B,T,C) -> queries, keys, values of all heads, (3,B,n_head,T,head_size)
         return self.qkv(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
 
     def rows(self, T:int, S:int) -> Tensor: # what to add to the scores of the last T of S positions, (T,S)
-        return self.mask[S-T:S,:S]
+        return causal_mask(S, self.proj.weight.device)[S-T:]
 
     def forward(self, x:Tensor, past:"KVCache|None"=None) -> Tensor: # (B,T,C) -> (B,T,C)
         qkv = self.project(x)
         q, k, v = qkv if past is None else (qkv[0], *past.add(qkv[1:]))
-        check_causal(k.shape[-2], len(self.mask))
-        y = attend(q, k, v, self.mask, self.dropout)
+        check_causal(k.shape[-2], self.block_size)
+        y = attend(q, k, v, self.dropout)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
 
 # %% ../nbs/02_attention.ipynb #2a04b223

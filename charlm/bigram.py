@@ -12,7 +12,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/01_bigram.ipynb #dcdcd14d
-from .data import BadInput
+from .checks import BadInput, check_number
+from .data import check_ids
 
 # %% ../nbs/01_bigram.ipynb #1debdf40
 def next_token_loss(
@@ -21,15 +22,22 @@ def next_token_loss(
 ) -> Tensor|None: # mean cross entropy in nats a token, a scalar
     "How surprised the model is by what came next, on average over every position"
     if targets is None: return None
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling(): check_ids(targets, logits.shape[-1])
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))       # in 32 bits, whatever the model computes in
 
 # %% ../nbs/01_bigram.ipynb #b61a14d4
 def check_idx(
     idx:Tensor, # token ids, (B,T), any integer type
+    vocab_size:int|None=None, # how many ids there are, V; None: not known here
 ) -> Tensor: # the same as int64
     "Raise `BadInput` unless `idx` is a batch of token ids; widen it"
-    if idx.dim() != 2 or idx.is_floating_point(): raise BadInput(f"token ids have shape {tuple(idx.shape)} and type {idx.dtype}; pass a batch of integers, (B,T), such as ids[None]")
+    if idx.dim() != 2 or idx.dtype == torch.bool or idx.is_floating_point() or idx.is_complex():
+        raise BadInput(f"token ids have shape {tuple(idx.shape)} and type {idx.dtype}; "
+            "pass a batch of integers, (B,T), such as ids[None]")
+    if idx.shape[0] < 1: raise BadInput("the batch is empty; give the model at least one text")
     if idx.shape[1] < 1: raise BadInput("the prompt is empty; give the model at least one character to go on from")
+    here = idx.device.type == "cpu" and not torch.compiler.is_compiling()
+    if vocab_size and here: check_ids(idx, vocab_size)           # on a GPU it would mean waiting
     return idx.long()
 
 # %% ../nbs/01_bigram.ipynb #3e6a9185
@@ -39,14 +47,14 @@ class BigramLM(nn.Module):
         vocab_size:int, # distinct tokens, V
     ):
         super().__init__()
-        if vocab_size < 1: raise BadInput(f"vocab_size is {vocab_size}; it must be at least 1")
+        check_number("vocab_size", vocab_size)
         self.token_embedding_table = nn.Embedding(vocab_size, vocab_size)
 
     def forward(self,
         idx:Tensor, # token ids, (B,T) int64
         targets:Tensor|None=None, # the ids that came next, (B,T) int64
     ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V), and the loss in nats a token where there are targets
-        logits = self.token_embedding_table(check_idx(idx))
+        logits = self.token_embedding_table(check_idx(idx, len(self.token_embedding_table.weight)))
         return logits, next_token_loss(logits, targets)
 
 # %% ../nbs/01_bigram.ipynb #3e169a69
@@ -58,7 +66,8 @@ def generate(self:BigramLM,
     generator:torch.Generator|None=None, # where chance comes from; None: torch's global one
 ) -> Tensor: # `idx` and what the model adds, (B, T + max_new_tokens)
     "Write on from `idx`, one drawn token after another"
-    idx = check_idx(idx)
+    idx = check_idx(idx, len(self.token_embedding_table.weight))
+    check_number("max_new_tokens", max_new_tokens)
     for _ in range(max_new_tokens):
         logits, _ = self(idx[:,-1:])
         probs = logits[:,-1].softmax(-1)
@@ -71,6 +80,7 @@ def bigram_counts(
     vocab_size:int, # distinct tokens, V
 ) -> Tensor: # (V,V) int64; entry (i,j) says how often j follows i
     "How often each token follows each other token"
+    check_ids(ids, vocab_size)
     pairs = ids[:-1].long() * vocab_size + ids[1:].long()
     return torch.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
 

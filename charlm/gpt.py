@@ -7,7 +7,6 @@ __all__ = ['PARTS', 'FeedForward', 'Block', 'GPTConfig', 'init_weights', 'GPT', 
            'sample', 'from_lecture', 'to_lecture']
 
 # %% ../nbs/03_gpt.ipynb #02005994
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 # %% ../nbs/03_gpt.ipynb #58664499
 from .attention import Dropout, KVCache, MultiHeadAttention, check_causal, check_dropout, check_heads
 from .bigram import check_idx, next_token_loss
-from .data import BadInput, check_whole
+from .checks import BadInput, check_number
 
 # %% ../nbs/03_gpt.ipynb #dda350c7
 class FeedForward(nn.Module):
@@ -65,7 +64,7 @@ class GPTConfig:
     dropout:float=0. # share zeroed in training, from 0 up to but not including 1
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"): check_whole(name, getattr(self, name))
+        for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"): check_number(name, getattr(self, name))
         check_heads(self.n_embd, self.n_head)
         check_dropout(self.dropout)
 
@@ -97,7 +96,7 @@ class GPT(nn.Module):
         targets:Tensor|None=None, # the ids that came next, (B,T) int64
         past:list[KVCache]|None=None, # what each block keeps of earlier positions; `idx` goes on from there
     ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V), and the loss in nats a token where there are targets
-        idx, start = check_idx(idx), past[0].length if past else 0
+        idx, start = check_idx(idx, self.config.vocab_size), past[0].length if past else 0
         end = start + idx.shape[1]
         check_causal(end, self.config.block_size)
         x = self.token_embedding_table(idx) + self.position_embedding_table.weight[start:end]
@@ -129,7 +128,7 @@ def keep_top_k(
     k:int, # how many to keep, at least 1
 ) -> Tensor: # scores, minus infinity for the others, (B,V)
     "Keep the `k` likeliest tokens"
-    check_whole("top_k", k)
+    check_number("top_k", k)
     best = logits.topk(min(k, logits.shape[-1]))
     return torch.full_like(logits, float("-inf")).scatter(-1, best.indices, best.values)
 
@@ -139,10 +138,10 @@ def keep_top_p(
     p:float, # share of the probability to keep, above 0 and at most 1
 ) -> Tensor: # scores, minus infinity for the others, (B,V)
     "Keep the fewest of the likeliest tokens that have a share `p` of the probability (Holtzman et al., 2020, section 3.1)"
-    if not 0 < p <= 1: raise BadInput(f"top_p is {p}; it must be greater than 0 and at most 1")
-    if p == 1: return logits
-    probs, order = logits.float().softmax(-1).sort(descending=True, stable=True)
+    if check_number("top_p", p) == 1: return logits
+    probs, order = logits.double().softmax(-1).sort(descending=True, stable=True)
     drop = probs.cumsum(-1) - probs >= p                                  # the ones before it are enough
+    drop[...,0] = False                                                   # however small p is
     return logits.masked_fill(torch.empty_like(drop).scatter(-1, order, drop), float("-inf"))
 
 # %% ../nbs/03_gpt.ipynb #18c25239
@@ -154,7 +153,8 @@ def sample(
     generator:torch.Generator|None=None, # where chance comes from; None: torch's global one
 ) -> Tensor: # token ids, (B,1) int64
     "Draw the next token"
-    if not 0 <= temperature < math.inf: raise BadInput(f"temperature is {temperature}; it must be at least 0, and finite")
+    check_number("temperature", temperature)
+    if not logits.isfinite().all(): raise BadInput("the model's scores are not finite; its training went wrong, so train again")
     logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature or 1., 1e-30)     # the largest is 0, so that no temperature makes it overflow
     if top_k is not None: logits = keep_top_k(logits, top_k)
     if top_p is not None: logits = keep_top_p(logits, top_p)
@@ -199,8 +199,8 @@ def stream(self:GPT,
     reprime:bool=False, # see `next_logits`
 ) -> Iterator[Tensor]: # the next token of each text, (B,1) int64
     "Write on from `idx`, token by token; the model is in evaluation mode until the iterator ends or is closed, so have one at a time of a model"
-    idx = check_idx(idx)
-    if max_new_tokens < 0: raise BadInput(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
+    idx = check_idx(idx, self.config.vocab_size)
+    check_number("max_new_tokens", max_new_tokens)
     past = self.new_cache(len(idx))
     with evaluating(self):
         for _ in range(max_new_tokens):

@@ -11,7 +11,9 @@ from torch import Tensor
 
 # %% ../nbs/07_inside.ipynb #446a9368
 from .attention import attention_weights, check_causal
-from .data import BadInput
+from .bigram import check_idx
+from .checks import BadInput
+from .data import check_ids
 from .gpt import GPT, evaluating
 
 # %% ../nbs/07_inside.ipynb #57c6aa83
@@ -21,7 +23,7 @@ def attention_maps(
     idx:Tensor, # token ids, (B,T), T up to `block_size`
 ) -> Tensor: # weights, (n_layer,B,n_head,T,T): row t says where position t looks
     "What every head of every block attends to"
-    layers, entered, T = [block.sa for block in model.blocks], [], idx.shape[-1]
+    layers, entered, T = [block.sa for block in model.blocks], [], check_idx(idx, model.config.vocab_size).shape[-1]
     check_causal(T, model.config.block_size)
     hooks = [layer.register_forward_pre_hook(lambda layer, args: entered.append(args[0])) for layer in layers]
     try:
@@ -58,7 +60,8 @@ def surprise(
     batch_size:int=256, # windows at a time
 ) -> Tensor: # nats, (N-1,): for every token but the first, which nothing comes before
     "How unexpected each token of a text is, given up to `block_size` tokens before it"
-    if ids.dim() != 1 or len(ids) < 2 or ids.is_floating_point(): raise BadInput(f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; surprise needs integers of one text, at least two")
+    check_ids(ids, model.config.vocab_size)
+    if ids.dim() != 1 or len(ids) < 2: raise BadInput(f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; surprise needs integers of one text, at least two")
     T, ids = model.config.block_size, ids.long().to(next(model.parameters()).device)
     with evaluating(model):
         first = model(ids[None,:-1][:,:T])[0][0]                              # the first block, where contexts still grow

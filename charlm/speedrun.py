@@ -22,7 +22,9 @@ from torch import Tensor, nn
 import charlm
 from .attention import Dropout, MultiHeadAttention, attention_weights
 from .bigram import check_idx, next_token_loss
-from .data import BadInput, CharTokenizer, Corpus, check_whole, load_corpus, train_val_split
+from .checks import BadInput, check_choice, check_number
+from .corpus import Corpus, load_corpus
+from .data import CharTokenizer, train_val_split
 from .gpt import GPT, Block, GPTConfig
 from .train import TrainConfig, Trainer, casting, check_finite, cpu_has_bf16, evaluate, keeping_memory, pick_device, using_threads
 
@@ -57,7 +59,7 @@ class FastConfig(GPTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole("recent", self.recent)
+        check_number("recent", self.recent)
         if self.recent > self.block_size: raise BadInput(f"recent is {self.recent}, more than block_size {self.block_size}; choose a smaller one")
 
 # %% ../nbs/06_speedrun.ipynb #57298964
@@ -76,7 +78,7 @@ class RecentEmbedding(nn.Module):
 class RelativeAttention(MultiHeadAttention):
     "Causal self-attention over the last `block_size` positions, with a learned number for each head and distance"
     def __init__(self, config:FastConfig):
-        super().__init__(config.n_embd, config.n_head, 1, config.dropout)
+        super().__init__(config.n_embd, config.n_head, config.block_size, config.dropout)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
         self.bias = nn.Parameter(-0.5**torch.arange(1, config.n_head + 1)[:,None] * torch.arange(config.block_size))
 
@@ -207,7 +209,7 @@ class FastGPT(GPT):
         return self.lm_head(self.ln_f(x))
 
     def forward(self, idx:Tensor, targets:Tensor|None=None) -> tuple[Tensor,Tensor|None]: # as for `GPT`, with T of any size
-        logits = self.read(self.token_embedding_table(check_idx(idx)))
+        logits = self.read(self.token_embedding_table(check_idx(idx, self.config.vocab_size)))
         return logits, next_token_loss(logits, targets)
 
 # %% ../nbs/06_speedrun.ipynb #6ab4bc24
@@ -257,8 +259,7 @@ def pick_recipe(
     name:str, # one of `RECIPES`
 ) -> Recipe:
     "The recipe of that name"
-    if name not in RECIPES: raise BadInput(f"recipe is {name!r}; choose fast, speedrun or lecture")
-    return RECIPES[name]
+    return RECIPES[check_choice("recipe", name, tuple(RECIPES))]
 
 # %% ../nbs/06_speedrun.ipynb #f6b2e818
 def process_seconds() -> float|None:

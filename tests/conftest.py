@@ -57,7 +57,7 @@ def server():
             pages[self.path](self, n)
         def log_message(self, *args): pass
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=httpd.serve_forever, daemon=True).start()
+    Thread(target=httpd.serve_forever, args=[0.02], daemon=True).start()
     def serve(path, handler):
         pages[path] = handler
         return f"http://127.0.0.1:{httpd.server_port}{path}"

@@ -6,20 +6,24 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.name[0].isdigit()]
-ORDER = ["data", "bigram", "attention", "gpt", "train", "generate", "speedrun", "inside", "checkpoint", "run", "cli"]
+# Two orders (DESIGN): the notebooks' numbers are the order of reading; modules import one way only, in the order of IMPORTS.
+READING = {0: "data", 1: "bigram", 2: "attention", 3: "gpt", 4: "train", 5: "generate", 6: "speedrun", 7: "inside", 8: "checkpoint", 9: "run", 10: "cli",
+    90: "checks", 91: "corpus", 96: "start"}
+IMPORTS = ["checks", "corpus", "data", "bigram", "attention", "gpt", "train", "speedrun", "checkpoint", "generate", "inside", "run", "cli", "start"]
 
 def cells(path): return [(c["cell_type"], "".join(c["source"]), c) for c in json.loads(path.read_text())["cells"]]
 def code(source):
     "The lines that count; a command's parameters and a dataclass's fields don't, since they are help text"
-    parameter = r"    \w+:.*, # " if "@call_parse" in source else r"    \w+:.* # " if "@dataclass" in source else r"(?!)"
+    parameter = r"    \w+:.*, # " if "def charlm_" in source else r"    \w+:.* # " if "@dataclass" in source else r'    "\w+": \w+\(.*\),' if "LIMITS" in source else r"(?!)"
     return [line for line in source.splitlines() if line.strip() and not line.startswith("#|") and not re.match(parameter, line)]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-each_module = pytest.mark.parametrize("name", ORDER)
+each_module = pytest.mark.parametrize("name", IMPORTS)
 
 def test_one_notebook_one_module():
-    assert [p.stem.split("_", 1)[1] for p in CHAPTERS] == ORDER
-    for i,p in enumerate(CHAPTERS): assert p.name.startswith(f"{i:02}_") and f"#| default_exp {ORDER[i]}" in p.read_text()
+    assert [p.stem for p in CHAPTERS] == [f"{number:02}_{name}" for number,name in READING.items()]
+    for name, p in zip(READING.values(), CHAPTERS, strict=True): assert f"#| default_exp {name}" in p.read_text()
+    assert sorted(READING.values()) == sorted(IMPORTS)
 
 @each_notebook
 def test_opens_with_title_and_subtitle(path):
@@ -38,7 +42,7 @@ def test_import_cells_hold_only_imports(path):
 def test_exported_cells_are_short(path):
     for kind, source, _ in cells(path):
         if kind == "code" and source.startswith("#| export"):
-            assert len(code(source)) <= (25 if "(nn.Module)" in source else 20), source
+            assert len(code(source)) <= 30, source
 
 @each_chapter
 def test_prose_between_cells(path):
@@ -57,8 +61,8 @@ def test_saved_outputs_are_sound(path):
 
 @each_chapter
 def test_every_chapter_asserts(path):
-    checks = [s for kind, s, _ in cells(path) if kind == "code" and re.search(r"\bassert\b|test_eq|test_fail|assert_close", s)]
-    assert len(checks) >= 5
+    code = "\n".join(s for kind, s, _ in cells(path) if kind == "code")
+    assert len(re.findall(r"\bassert\b|\btest_eq\(|\btest_fail\(|assert_close\(", code)) >= 5
 
 @each_module
 def test_public_names_are_documented(name):
@@ -72,7 +76,7 @@ def test_imports_run_one_way(name):
     tree = ast.parse((ROOT/"charlm"/f"{name}.py").read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     used = {node.module for node in imports if node.level == 1} | {node.module.split(".")[1] for node in imports if node.module.startswith("charlm.")}
-    assert all(ORDER.index(other) < ORDER.index(name) for other in used) and (used or name == "data")
+    assert all(IMPORTS.index(other) < IMPORTS.index(name) for other in used) and (used or name == "checks")
 
 def test_every_figure_that_the_notes_print_is_asserted():
     "A few values stand for each row of figures; each must be in a cell that checks"

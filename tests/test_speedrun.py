@@ -97,7 +97,7 @@ def test_certificate(command):
     assert [step for step,_,_ in found["curve"]] == [2, 3] and found["seed"] == 7 and found["machine"]["torch"] == torch.__version__
     before = Path("certificate.json").read_bytes()
     for args,part in ((["--steps", 3], "certificate.json exists already"), (["--out", "new", "--recipe", "slow"], "recipe is 'slow'"), (["--out", "new", "--look", -1], "look is -1"),
-            (["--out", "new", "--seed", -1], "seed is -1"), (["--out", "no/such/folder/c.json"], "can't write no/such/folder/c.json"), (["--out", ""], "--out is ''"), (["--out", ".", "--overwrite"], "--out is '.', which is no file"), (["--out", "new", "--corpus", "Shakespear"], "tinyshakespeare")):
+            (["--out", "new", "--seed", -1], "seed is -1"), (["--out", "no/such/folder/c.json"], "can't write to the folder no/such/folder: No such file"), (["--out", ""], "--out is empty"), (["--out", ".", "--overwrite"], "can't write .: it is a folder"), (["--out", "new", "--corpus", "Shakespear"], "tinyshakespeare")):
         code, out, err = command("charlm-speedrun", "--corpus", "bundled", *args)
         assert code == 2 and out == "" and err.startswith("charlm-speedrun: error: ") and part in err and err.count("\n") == 1, err
     assert Path("certificate.json").read_bytes() == before
