@@ -268,6 +268,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'charlm.start': { 'charlm.start.charlm_generate': ('start.html#charlm_generate', 'charlm/start.py'),
                               'charlm.start.charlm_speedrun': ('start.html#charlm_speedrun', 'charlm/start.py'),
                               'charlm.start.charlm_train': ('start.html#charlm_train', 'charlm/start.py'),
+                              'charlm.start.leave_at_ctrl_c': ('start.html#leave_at_ctrl_c', 'charlm/start.py'),
                               'charlm.start.open_streams': ('start.html#open_streams', 'charlm/start.py'),
                               'charlm.start.start': ('start.html#start', 'charlm/start.py')},
             'charlm.train': { 'charlm.train.Evaluation': ('train.html#evaluation', 'charlm/train.py'),

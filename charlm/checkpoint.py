@@ -249,8 +249,8 @@ def check_chars(
         f"{len(chars)} characters for vocab_size {vocab_size}")
     if len(set(chars)) < len(chars):
         raise BadInput("its alphabet has a character twice")
-    if any("\ud800" <= c <= "\udfff" for c in chars):
-        raise BadInput("its alphabet has half a character")
+    try: chars.encode()
+    except UnicodeEncodeError: raise BadInput("its alphabet has half a character") from None
 
 # %% ../nbs/08_checkpoint.ipynb #a3bb5702
 def read_model(

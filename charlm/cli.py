@@ -331,6 +331,7 @@ def charlm_generate(
     device:str="auto", # auto, cpu, cuda, cuda:1, mps
 ):
     "Write on from a prompt with a trained model"
+    check_place()
     prompt = read_prompt(prompt, prompt_file)
     from charlm.checkpoint import load_model
     from charlm.generate import encode_prompt, stream_text, write_several

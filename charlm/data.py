@@ -43,8 +43,9 @@ class CharTokenizer:
         if len(set(self.chars)) < len(self.chars):
             [(twice, _)] = Counter(self.chars).most_common(1)
             raise BadInput(f"the alphabet has {twice!r} twice; each character needs an id of its own")
-        half = min((c for c in self.chars if "\ud800" <= c <= "\udfff"), default=None)
-        if half: raise BadInput(f"the alphabet has {half!r}, which is half a character; leave it out")
+        try: self.chars.encode()
+        except UnicodeEncodeError as e: raise BadInput(
+            f"the alphabet has {self.chars[e.start]!r}, which is half a character; leave it out") from None
 
     @classmethod
     def from_text(cls, text:str): return cls("".join(sorted(set(text))))

@@ -1,5 +1,5 @@
 "What several tests share: running a command as its console script does, a tiny model, a web server that misbehaves."
-import runpy, shutil, sys
+import runpy, shutil, signal, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -31,10 +31,12 @@ def command(monkeypatch, capfd):
     def run(name, *args):
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
         capfd.readouterr()
+        before = signal.getsignal(signal.SIGINT)
         try:
             runpy.run_path(str(SCRIPTS/name), run_name="__main__")
             code = 0
         except SystemExit as e: code = e.code or 0
+        finally: signal.signal(signal.SIGINT, before)
         return code, *capfd.readouterr()
     return run
 
