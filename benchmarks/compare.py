@@ -27,9 +27,9 @@ CASES = {
     "step-large-dropout": ("Training step", "large setting, dropout 0.2, bfloat16", "ms", "step large --dropout 0.2", "step large --dropout 0.2 --dtype bfloat16"),
     "step-large-fp32": ("Training step", "large setting, no dropout, float32", "ms", "step large", "step large"),
     "write-small": ("Writing 1,000 characters", "small setting, exact", "characters/s", "write small", "write small"),
-    "write-small-fast": ("Writing 1,000 characters", "small setting, re-priming", "characters/s", "write small", "write small --fast"),
+    "write-small-fast": ("Writing 1,000 characters", "small setting, re-priming", "characters/s", "write small", "write small --reprime"),
     "write-large": ("Writing 1,000 characters", "large setting, exact", "characters/s", "write large", "write large"),
-    "write-large-fast": ("Writing 1,000 characters", "large setting, re-priming", "characters/s", "write large", "write large --fast"),
+    "write-large-fast": ("Writing 1,000 characters", "large setting, re-priming", "characters/s", "write large", "write large --reprime"),
     "import": ("Import", "charlm.gpt, against torch alone", "ms", "import", "import")}
 MEMORY = {"step-small": "small setting", "step-large": "large setting, no dropout, bfloat16", "step-large-dropout": "large setting, dropout 0.2, bfloat16"}
 

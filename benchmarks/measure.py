@@ -1,7 +1,7 @@
 """One measurement of one side in a process of its own; prints a JSON object. `compare.py` calls it.
 
     python benchmarks/measure.py {lecture,charlm} step {small,large} [--dropout P] [--dtype float32] [--threads N]
-    python benchmarks/measure.py {lecture,charlm} write {small,large} [--fast]
+    python benchmarks/measure.py {lecture,charlm} write {small,large} [--reprime]
     python benchmarks/measure.py {lecture,charlm} import
     python benchmarks/measure.py machine
 """
@@ -43,19 +43,21 @@ def step(side, setting, dropout, dtype, threads):
             take = trainer.advance
         return {"seconds": median_of(take, s["steps"], max(1, s["steps"] // 10))}
 
-def write(side, setting, fast, length=1000):
+def write(side, setting, reprime, length=1000):
     "Seconds for a text of 1,000 characters from one"
     import torch
-    s, start = SETTINGS[setting], torch.zeros(1, 1, dtype=torch.long)
+    s = SETTINGS[setting]
     torch.manual_seed(1)
     if side == "lecture":
         import lecture
+        start = torch.zeros(1, 1, dtype=torch.long)
         model = lecture.LectureGPT(65, **s["shape"])
         return {"seconds": median_of(lambda: model.generate(start, length), 1, 0)}
+    from charlm.corpus import Alphabet
+    from charlm.generate import Writer, write
     from charlm.gpt import GPT, GPTConfig
-    from charlm.train import pick_threads, using_threads
-    model = GPT(GPTConfig(65, **s["shape"]))
-    with using_threads(pick_threads(model, 1)): return {"seconds": median_of(lambda: model.generate(start, length, reprime=fast), 1, 0)}
+    writer, alphabet = Writer.from_torch(GPT(GPTConfig(65, **s["shape"]))), Alphabet("".join(map(chr, range(65, 130))))
+    return {"seconds": median_of(lambda: write(writer, alphabet, "A", length, seed=1, reprime=reprime), 1, 0)}
 
 def imports(side):
     def load():
@@ -80,8 +82,8 @@ if __name__ == "__main__":
     parser.add_argument("--dropout", type=float, default=0.)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--reprime", action="store_true")
     a = parser.parse_args()
     result = machine() if a.side == "machine" else {"step": lambda: step(a.side, a.setting, a.dropout, a.dtype, a.threads),
-        "write": lambda: write(a.side, a.setting, a.fast), "import": lambda: imports(a.side)}[a.what]()
+        "write": lambda: write(a.side, a.setting, a.reprime), "import": lambda: imports(a.side)}[a.what]()
     print(json.dumps(result | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

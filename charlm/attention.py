@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['causal_mask', 'attention_weights', 'keep_mask', 'check_dropout', 'Dropout', 'check_causal', 'Head', 'check_heads',
-           'attend', 'MultiHeadAttention', 'KVCache']
+           'attend', 'MultiHeadAttention']
 
 # %% ../nbs/02_attention.ipynb #330545a8
 import math
@@ -118,17 +118,16 @@ def check_heads(
 
 # %% ../nbs/02_attention.ipynb #4a37ba8f
 def attend(
-    q:Tensor, # queries of the last T positions, (B,n_head,T,head_size)
-    k:Tensor, # keys of all S positions, (B,n_head,S,head_size)
+    q:Tensor, # queries, (B,n_head,T,head_size)
+    k:Tensor, # keys, likewise
     v:Tensor, # values, likewise
     dropout:Dropout, # of the weights
 ) -> Tensor: # (B,n_head,T,head_size)
     "Causal attention in all heads: torch's own where that is fastest, else step by step"
-    T, S, p = q.shape[-2], k.shape[-2], dropout.p if dropout.training else 0.
+    p = dropout.p if dropout.training else 0.
     if q.device.type != "cpu" or (q.dtype == torch.float32 and not p):
-        rows = causal_mask(S, q.device)[S-T:].to(q.dtype) if 1 < T < S else None     # the last position may look at everything, the others not
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=rows, dropout_p=p, is_causal=T == S)
-    mask = causal_mask(S, q.device)[S-T:].to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+    mask = causal_mask(q.shape[-2], q.device).to(q.dtype)
     scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1]**-0.5)
     return (dropout(scores.softmax(-1)) @ v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
@@ -150,31 +149,10 @@ class MultiHeadAttention(nn.Module):
     def project(self, x:Tensor) -> Tensor: # (B,T,C) -> queries, keys, values of all heads, (3,B,n_head,T,head_size)
         return self.qkv(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
 
-    def rows(self, T:int, S:int) -> Tensor: # what to add to the scores of the last T of S positions, (T,S)
-        return causal_mask(S, self.proj.weight.device)[S-T:]
+    def rows(self, T:int) -> Tensor: # what to add to the scores of T positions, (T,T)
+        return causal_mask(T, self.proj.weight.device)
 
-    def forward(self, x:Tensor, past:"KVCache|None"=None) -> Tensor: # (B,T,C) -> (B,T,C)
-        qkv = self.project(x)
-        q, k, v = qkv if past is None else (qkv[0], *past.add(qkv[1:]))
-        check_causal(k.shape[-2], self.block_size)
-        y = attend(q, k, v, self.dropout)
+    def forward(self, x:Tensor) -> Tensor: # (B,T,C) -> (B,T,C)
+        check_causal(x.shape[1], self.block_size)
+        y = attend(*self.project(x), self.dropout)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
-
-# %% ../nbs/02_attention.ipynb #2a04b223
-class KVCache:
-    "Keys and values of the positions that one layer has read, in memory laid out once"
-    def __init__(self,
-        shape:tuple[int,...], # batch size, n_head, block_size, head_size
-        like:Tensor, # of the device and type to use
-    ):
-        self.kv, self.length = like.new_empty(2, *shape), 0
-
-    def add(self,
-        kv:Tensor, # keys and values of the next T positions, (2,B,n_head,T,head_size)
-    ) -> Tensor: # those of all positions so far, (2,B,n_head,S,head_size)
-        "Take in what is new and give back everything"
-        end = self.length + kv.shape[-2]
-        check_causal(end, self.kv.shape[-2])
-        self.kv[...,self.length:end,:] = kv
-        self.length = end
-        return self.kv[...,:end,:]

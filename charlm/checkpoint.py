@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'ZEROS', 'KINDS', 'SHAPES', 'checksum', 'as_array', 'narrowed', 'widened', 'to_bytes', 'read_arrays',
-           'what_it_says', 'read_file', 'check_shape', 'weight_shapes', 'check_weights', 'save_model', 'check_chars',
+           'what_it_says', 'read_file', 'check_shape', 'weight_shapes', 'check_weights', 'save_model', 'check_alphabet',
            'read_model', 'build_model', 'load_model', 'text_hash', 'save_run', 'check_run_weights', 'read_run']
 
 # %% ../nbs/08_checkpoint.ipynb #95e2e670
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, TensorSpec, deserialize, serialize
 
 # %% ../nbs/08_checkpoint.ipynb #06bc2f92
 from .checks import BadInput, check_number, read_bytes, shown, what_is, write_file
+from .corpus import Alphabet, check_chars
 
 # %% ../nbs/08_checkpoint.ipynb #633ae156
 FORMAT = 4 # raised whenever files are written in another way
@@ -238,34 +239,30 @@ def save_model(
     write_file(path, to_bytes(arrays,
         {"kind": "model", "model": kind, "config": config, "chars": tok.chars}))
 
-# %% ../nbs/08_checkpoint.ipynb #71428865
-def check_chars(
+# %% ../nbs/08_checkpoint.ipynb #ebcaff4e
+def check_alphabet(
     chars, # what a file says its alphabet is, anything
     vocab_size:int, # how many characters it must have
 ):
     "Raise `BadInput` unless `chars` is an alphabet of `vocab_size` characters"
-    if not isinstance(chars, str): raise BadInput(f"its alphabet is {shown(chars)}")
+    check_chars(chars)
     if len(chars) != vocab_size: raise BadInput("the alphabet has the wrong size: "
         f"{len(chars)} characters for vocab_size {vocab_size}")
-    if len(set(chars)) < len(chars):
-        raise BadInput("its alphabet has a character twice")
-    try: chars.encode()
-    except UnicodeEncodeError: raise BadInput("its alphabet has half a character") from None
 
 # %% ../nbs/08_checkpoint.ipynb #a3bb5702
 def read_model(
     path:str|Path, # the file, or a folder with a `model.safetensors` in it
-) -> tuple[dict[str,np.ndarray],dict]: # weights in float32; `model`, `config`, `chars`
-    "Read what `save_model` wrote, without torch"
+) -> tuple[dict[str,np.ndarray],str,dict,Alphabet]: # weights, kind, shape, alphabet
+    "Read what `save_model` wrote, without torch; the weights in float32"
     if what_is(path) == "folder": path = Path(path)/"model.safetensors"
     arrays, about = read_file(path, "model")
     try:
         kind, config, chars = (about.get(name) for name in ("model", "config", "chars"))
         check_shape(kind, config)
         check_weights(arrays, kind, config)
-        check_chars(chars, config["vocab_size"])
+        check_alphabet(chars, config["vocab_size"])
     except BadInput as e: raise BadInput(f"{path} is damaged: {e}") from None
-    return {name: widened(a) for name,a in arrays.items()}, about
+    return {n: widened(a) for n,a in arrays.items()}, kind, config, Alphabet(chars)
 
 # %% ../nbs/08_checkpoint.ipynb #5dd6c3fe
 def build_model(
@@ -289,11 +286,11 @@ def load_model(
     from charlm.data import CharTokenizer
     from charlm.train import pick_device
     device = pick_device(device)
-    weights, about = read_model(path)
-    with torch.device("meta"): model = build_model(about["model"], about["config"])
+    weights, kind, config, alphabet = read_model(path)
+    with torch.device("meta"): model = build_model(kind, config)
     tensors = {name: torch.from_numpy(a) for name,a in weights.items()}
     model.load_state_dict(tensors, assign=True)
-    return model.to(device).eval(), CharTokenizer(about["chars"])
+    return model.to(device).eval(), CharTokenizer(alphabet.chars)
 
 # %% ../nbs/08_checkpoint.ipynb #d3c9cf10
 def text_hash(
@@ -348,6 +345,6 @@ def read_run(
             if not isinstance(about["text"].get(name), str):
                 raise BadInput(f"the {name} of its text is not said")
         check_run_weights(arrays, about.get("model"), about.get("shape"))
-        check_chars(about.get("chars"), about["shape"]["vocab_size"])
+        check_alphabet(about.get("chars"), about["shape"]["vocab_size"])
     except BadInput as e: raise BadInput(f"{path} is damaged: {e}") from None
     return arrays, about

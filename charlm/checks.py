@@ -25,7 +25,8 @@ def printable(
 # %% ../nbs/90_checks.ipynb #02993202
 class BadInput(ValueError):
     "Something the caller can put right: the message names it, its value, the way out"
-    def __init__(self, message:str): # it becomes one printable line
+    def __init__(self, message:str): # it becomes one printable line, not too long
+        if len(message) > 1000: message = f"{message[:700]}…{message[-250:]}"
         super().__init__(printable(message))
 
 class CantRead(BadInput):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stop', 'is_memory', 'Output', 'streams', 'command', 'check_place', 'parsed', 'check_arguments', 'main', 'adapted',
            'start_run', 'continue_run', 'charlm_train', 'read_prompt', 'as_prompt', 'show', 'charlm_generate',
-           'charlm_speedrun']
+           'on_device', 'charlm_speedrun']
 
 # %% ../nbs/10_cli.ipynb #663281d5
 import json, os, sys, time, warnings
@@ -132,6 +132,8 @@ def parsed(
     found = vars(parser.parse_args(args))
     for extra in ("pdb", "xtra"):                           # fastcore's own, for developers
         if found.pop(extra, None): refuse(f"unrecognized arguments: --{extra}")
+    for option,value in found.items():
+        if isinstance(value, list): refuse(f"argument --{option}: expected one argument")
     return found
 
 def check_arguments(
@@ -181,7 +183,7 @@ def adapted(
             f"but the lecture's model has no {name}; leave it out, or choose another recipe")
     shape = replace(recipe.shape, **given_for(type(recipe.shape), settings))
     config = replace(recipe.train, **given_for(TrainConfig, settings))
-    pick_dtype(config.dtype, pick_device(config.device), lambda dtype: 1.)
+    pick_dtype(config.dtype, pick_device(config.device), lambda dtypes: dict.fromkeys(dtypes, 1.))
     return replace(recipe, shape=shape, train=config)
 
 # %% ../nbs/10_cli.ipynb #3cea56ae
@@ -321,33 +323,40 @@ def charlm_generate(
     prompt_file:str=None, # read the prompt from this file, its last line end too; -: from standard input
     length:int=500, # characters to write, at most
     stop:str=None, # end when this text has been written; an empty line is $'\n\n' in bash
-    samples:int=1, # how many texts
+    samples:int=1, # how many texts; each has the seed after that of the one before
     temperature:float=1.0, # below 1 is safer and repeats itself more, above 1 more varied; 0: always the likeliest
     top_k:int=None, # draw only from this many of the likeliest characters
     top_p:float=None, # draw only from the likeliest characters that have this share of the probability
     seed:int=None, # the same seed gives the same text
-    fast:bool=False, # past block_size, look back on between half of it and all of it
+    reprime:bool=False, # past block_size, look back on between half of it and all of it, and write faster; for the lecture's model
     timing:bool=False, # say how long it took, on standard error
-    device:str="auto", # auto, cpu, cuda, cuda:1, mps
+    device:str="cpu", # cpu, which is fast and starts at once; cuda, cuda:1, mps for very large models; auto: cpu
 ):
     "Write on from a prompt with a trained model"
-    check_place()
     prompt = read_prompt(prompt, prompt_file)
-    from charlm.checkpoint import load_model
-    from charlm.generate import encode_prompt, stream_text, write_several
-    from charlm.train import pick_threads, using_threads
-    how = {"stop": stop, "temperature": temperature, "top_k": top_k, "top_p": top_p, "reprime": fast}
-    gpt, tok = load_model(model, device)
-    start = tok.decode(encode_prompt(gpt, tok, prompt)[0])
+    from charlm.generate import load_writer, opening, stream_several
+    writer, tok = load_writer(model) if device in ("auto", "cpu") else on_device(model, device)
+    several = stream_several(writer, tok, samples, prompt, length, seed, stop,
+        temperature, top_k, top_p, reprime)
     began = time.perf_counter()
-    if samples == 1:
-        with using_threads(pick_threads(gpt, 1)): count = show(chain([start], stream_text(gpt, tok, prompt, length, seed, **how))) - 1
+    start = opening(tok, prompt)
+    if samples == 1: count = show(chain([start], (char for [char] in several))) - 1
     else:
-        texts = write_several(gpt, tok, samples, prompt, length, seed, **how)
-        print("\n---\n".join(texts))
-        count = sum(map(len, texts)) - samples * len(start.lstrip("\n"))
+        texts = ["".join(chars) for chars in zip(*several, strict=True)]
+        print("\n---\n".join((start + text).lstrip("\n") for text in texts))
+        count = sum(map(len, texts))
     seconds = time.perf_counter() - began
-    if timing: print(f"{count:,} characters in {seconds:.2f} s, {count / seconds:,.0f} a second", file=sys.stderr)
+    if timing: print(f"{count:,} characters in {seconds:.2f} s, "
+        f"{count / seconds:,.0f} a second", file=sys.stderr)
+
+def on_device(
+    model:str, # a model file, or the folder it is in
+    device:str, # see `pick_device`
+): # a `GPT` or `FastGPT`, and its tokenizer
+    "A model for torch, where it was asked for"
+    check_place()
+    from charlm.checkpoint import load_model
+    return load_model(model, device)
 
 # %% ../nbs/10_cli.ipynb #e1e4799c
 def charlm_speedrun(

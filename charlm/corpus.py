@@ -6,10 +6,12 @@
 __all__ = ['NETWORK_SETTINGS', 'TINY_SHAKESPEARE', 'MOST_PIPED', 'Corpus', 'decode_text', 'worth_retrying', 'without_password',
            'in_words', 'DownloadError', 'network', 'unpacked', 'ask', 'check_answer', 'web_page', 'Transfer', 'receive',
            'on_terminal', 'follow', 'fetch', 'check_hash', 'download', 'Remote', 'load_kept', 'cache_path',
-           'from_cache', 'keep', 'load_remote', 'load_bundled', 'no_such_text', 'load_own', 'load_corpus']
+           'from_cache', 'keep', 'load_remote', 'load_bundled', 'no_such_text', 'load_own', 'load_corpus', 'Alphabet',
+           'check_chars']
 
 # %% ../nbs/91_corpus.ipynb #0a048f14
-import hashlib, os, re, sys, time, warnings, zlib
+import hashlib, os, re, sys, time, unicodedata, warnings, zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -426,3 +428,54 @@ def load_corpus(
         warnings.warn("learning from the bundled play instead of Tiny Shakespeare: "
             f"{e}", stacklevel=2)
         return load_bundled()
+
+# %% ../nbs/91_corpus.ipynb #1a33e77c
+@dataclass(frozen=True)
+class Alphabet:
+    "The characters that a model knows; the id of a character is its place in `chars`"
+    chars:str # each character once
+
+    def __post_init__(self): check_chars(self.chars)
+
+    @classmethod
+    def from_text(cls, text:str): return cls("".join(sorted(set(text))))
+
+    @property
+    def vocab_size(self): return len(self.chars)
+
+    def ids(self, text:str) -> list[int]: # of any length
+        "Turn characters into ids"
+        numbers = {c: i for i,c in enumerate(self.chars)}
+        found = [numbers.get(c, -1) for c in text]
+        if -1 in found: self.refuse(text, found.index(-1))
+        return found
+
+    def nearest(self, char:str, n:int=3) -> list[str]: # the most similar first
+        "The characters of the alphabet most like `char`"
+        def plain(c): return unicodedata.normalize("NFKD", c)[0].casefold()
+        def unlike(c): return plain(c) != plain(char), abs(ord(c) - ord(char))
+        return sorted(self.chars, key=unlike)[:n]
+
+    def refuse(self, text:str, i:int): # `text[i]` is its first unknown character
+        "Raise the error for an unknown character"
+        near = ", ".join(repr(c) for c in self.nearest(text[i]))
+        raise BadInput(f"unknown character {text[i]!r} (U+{ord(text[i]):04X}) at "
+            f"position {i} of {text[max(0, i - 10):i + 10]!r}; the nearest of the "
+            f"{self.vocab_size} characters known here: {near}; "
+            "leave it out or use one of these")
+
+# %% ../nbs/91_corpus.ipynb #c309f959
+def check_chars(
+    chars, # what should be an alphabet
+):
+    "Raise `BadInput` unless `chars` is a text of different, whole characters"
+    if not isinstance(chars, str):
+        raise BadInput(f"the alphabet is {shown(chars)}; it must be a text")
+    if not chars: raise BadInput("the alphabet is empty; it needs at least one character")
+    if len(set(chars)) < len(chars):
+        [(twice, _)] = Counter(chars).most_common(1)
+        raise BadInput(f"the alphabet has {twice!r} twice; "
+            "each character needs an id of its own")
+    try: chars.encode()
+    except UnicodeEncodeError as e: raise BadInput(f"the alphabet has {chars[e.start]!r}, "
+        "which is half a character; leave it out") from None

@@ -6,8 +6,7 @@
 __all__ = ['smallest_int', 'CharTokenizer', 'check_ids', 'check_length', 'train_val_split', 'get_batch']
 
 # %% ../nbs/00_data.ipynb #80beeb58
-import sys, unicodedata, warnings
-from collections import Counter
+import sys, warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from torch import Tensor
 # %% ../nbs/00_data.ipynb #91cc53da
 from .checks import BadInput, check_number, check_seed, check_whole, shown # noqa: F401
 from .checks import read_bytes, write_atomic, write_file # noqa: F401
-from .corpus import TINY_SHAKESPEARE, Corpus, Remote, decode_text # noqa: F401
+from .corpus import TINY_SHAKESPEARE, Alphabet, Corpus, Remote, decode_text # noqa: F401
 from .corpus import download, load_bundled, load_corpus, load_remote # noqa: F401
 
 # %% ../nbs/00_data.ipynb #30f5fd9c
@@ -33,41 +32,14 @@ def smallest_int(
 
 # %% ../nbs/00_data.ipynb #55d81714
 @dataclass(frozen=True)
-class CharTokenizer:
+class CharTokenizer(Alphabet):
     "Maps characters to ids and back; the id of a character is its place in `chars`"
-    chars:str # the alphabet, each character once
-
-    def __post_init__(self):
-        if not isinstance(self.chars, str): raise BadInput(f"the alphabet is {shown(self.chars)}; it must be a text")
-        if not self.chars: raise BadInput("the alphabet is empty; a tokenizer needs at least one character")
-        if len(set(self.chars)) < len(self.chars):
-            [(twice, _)] = Counter(self.chars).most_common(1)
-            raise BadInput(f"the alphabet has {twice!r} twice; each character needs an id of its own")
-        try: self.chars.encode()
-        except UnicodeEncodeError as e: raise BadInput(
-            f"the alphabet has {self.chars[e.start]!r}, which is half a character; leave it out") from None
-
-    @classmethod
-    def from_text(cls, text:str): return cls("".join(sorted(set(text))))
-
-    @property
-    def vocab_size(self): return len(self.chars)
-
     @cached_property
     def table(self): # (1114112,): code point -> id, and `vocab_size` for every character outside the alphabet
-        table = torch.full((sys.maxunicode + 1,), self.vocab_size, dtype=smallest_int(self.vocab_size))
-        table[[ord(c) for c in self.chars]] = torch.arange(self.vocab_size, dtype=table.dtype)
+        V = self.vocab_size
+        table = torch.full((sys.maxunicode + 1,), V, dtype=smallest_int(V))
+        table[[ord(c) for c in self.chars]] = torch.arange(V, dtype=table.dtype)
         return table
-
-# %% ../nbs/00_data.ipynb #5ef4b533
-@patch
-def nearest(self:CharTokenizer,
-    char:str, # a single character
-    n:int=3, # how many to name
-) -> list[str]: # known characters, the most similar first
-    "The characters of the alphabet most like `char`"
-    def plain(c): return unicodedata.normalize("NFKD", c)[0].casefold()
-    return sorted(self.chars, key=lambda c: (plain(c) != plain(char), abs(ord(c) - ord(char))))[:n]
 
 # %% ../nbs/00_data.ipynb #30610ef0
 @patch
@@ -101,17 +73,6 @@ def encode(self:CharTokenizer,
                 ids[end:end + len(piece)] = piece
             end += len(piece)
     return ids[:end]
-
-# %% ../nbs/00_data.ipynb #0752f2d3
-@patch
-def refuse(self:CharTokenizer,
-    text:str, # the text that could not be encoded
-    i:int, # the position of its first unknown character
-):
-    "Raise the error for the unknown character at `text[i]`"
-    near = ", ".join(repr(c) for c in self.nearest(text[i]))
-    raise BadInput(f"unknown character {text[i]!r} (U+{ord(text[i]):04X}) at position {i} of {text[max(0, i - 10):i + 10]!r}; "
-        f"the nearest of the {self.vocab_size} characters known here: {near}; leave it out or use one of these")
 
 # %% ../nbs/00_data.ipynb #578e4833
 def check_ids(

@@ -31,7 +31,7 @@ def attention_maps(
     finally:
         for hook in hooks: hook.remove()
     pairs = [layer.project(x)[:2] for layer, x in zip(layers, entered, strict=True)]
-    return torch.stack([attention_weights(q, k, layer.rows(T, T)) for (q, k), layer in zip(pairs, layers, strict=True)])
+    return torch.stack([attention_weights(q, k, layer.rows(T)) for (q, k), layer in zip(pairs, layers, strict=True)])
 
 # %% ../nbs/07_inside.ipynb #77050265
 def plot_attention(

@@ -139,27 +139,30 @@ def keeping_chance(
 def step_seconds(
     model:GPT, # the model, on its device
     batch_size:int, # blocks in a step
-    dtype:torch.dtype, # precision of matrix products
-    repeats:int=3, # timed passes; the fastest counts
-) -> float: # seconds
+    dtypes:list[torch.dtype], # precisions of matrix products to try
+    rounds:int=4, # each tries all; the first, which warms up, doesn't count
+) -> dict[torch.dtype,float]: # precision -> seconds, the fastest of the rounds
     "About how long a training step will take"
     device, T = next(model.parameters()).device, model.config.block_size
-    rows, twin, times = min(batch_size, max(1, 2048 // T)), deepcopy(model).train(), []
+    rows, twin = min(batch_size, max(1, 2048 // T)), deepcopy(model).train()
     x = torch.zeros(rows, T, dtype=torch.long, device=device)
+    times = {dtype: [] for dtype in dtypes}
     with keeping_chance(device):
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            with casting(device, dtype): loss = twin(x, x)[1]
-            loss.backward()
-            loss.item()                                          # on a GPU: wait for the result
-            times.append(time.perf_counter() - start)
-    return min(times[1:]) * batch_size / rows
+        for _ in range(rounds):
+            for dtype in dtypes:                                     # taking turns
+                start = time.perf_counter()
+                with casting(device, dtype): loss = twin(x, x)[1]
+                loss.backward()
+                loss.item()                                          # on a GPU: wait for the result
+                times[dtype].append(time.perf_counter() - start)
+    return {dtype: min(found[1:]) * batch_size / rows for dtype,found in times.items()}
 
 # %% ../nbs/04_train.ipynb #08ae029f
 def pick_dtype(
     dtype:str, # "auto", "float32", "bfloat16" or "float16"
     device:torch.device, # where the model runs
-    seconds=None, # a function: dtype -> seconds a step; asked only on a processor that has bfloat16
+    seconds=None, # a function: dtypes -> {dtype: seconds a step}; asked only on a processor that has bfloat16
+    large:bool=False, # is the model large enough to take bfloat16 unless it is slower?
 ) -> tuple[torch.dtype,str]: # precision of matrix products, and why
     "The precision to train in"
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
@@ -169,9 +172,10 @@ def pick_dtype(
     if device.type == "cuda": return (torch.bfloat16, "the GPU has it") if cuda_has_bf16(device) else (torch.float16, "the GPU has no bfloat16")
     if device.type != "cpu": return torch.float32, f"safest on {device.type}"
     if not cpu_has_bf16(): return torch.float32, "the processor has no bfloat16"
-    fast, plain = seconds(torch.bfloat16), seconds(torch.float32)
-    said = f"measured {1000 * plain:.0f} ms a step, bfloat16 {1000 * fast:.0f}"
-    return (torch.bfloat16, said) if fast < 0.8 * plain else (torch.float32, said)
+    found = seconds([torch.float32, torch.bfloat16])
+    plain, fast = found[torch.float32], found[torch.bfloat16]
+    said = f"float32 {1000 * plain:.0f} ms a step, bfloat16 {1000 * fast:.0f}"
+    return (torch.bfloat16 if fast < (1. if large else 0.8) * plain else torch.float32), said
 
 # %% ../nbs/04_train.ipynb #451bcdaa
 @dataclass(frozen=True)
@@ -369,7 +373,7 @@ class Trainer:
         for ids in (train_ids, val_ids): check_ids(ids, model.config.vocab_size)
         self.config, self.splits, self.device = config, (train_ids, val_ids), pick_device(config.device)
         self.model, self.threads = model.to(self.device).train(), config.threads or pick_threads(model, config.batch_size)
-        self.dtype, self.reason = pick_dtype(config.dtype, self.device, self.step_seconds)
+        self.dtype, self.reason = pick_dtype(config.dtype, self.device, self.step_seconds, model.num_params() > 10**6)
         if config.compile == "yes": check_compiler(self.device)
         if config.compile == "yes" or (config.compile == "auto" and compiles_well(self.device)): self.model.compile()
         torch.manual_seed(config.seed)
@@ -377,15 +381,15 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.step, self.best, self.history, self.seconds = 0, math.inf, [], 0.
 
-    def step_seconds(self, dtype:torch.dtype):
-        with using_threads(self.threads), keeping_memory(): return step_seconds(self.model, self.config.batch_size, dtype)
+    def step_seconds(self, dtypes:list[torch.dtype]):
+        with using_threads(self.threads), keeping_memory(): return step_seconds(self.model, self.config.batch_size, dtypes)
 
 # %% ../nbs/04_train.ipynb #c241a0cf
 @patch
 def describe(self:Trainer) -> str:
     "Device, precision and why, parameters, tokens a step, about how long"
     tokens = self.config.batch_size * self.model.config.block_size
-    left = (self.config.steps - self.step) * self.step_seconds(self.dtype)
+    left = (self.config.steps - self.step) * self.step_seconds([self.dtype])[self.dtype]
     about = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.1f} h"
     threads = f", {self.threads} thread{'s' * (self.threads > 1)}," if self.device.type == "cpu" else ""
     return (f"training {self.model.num_params():,} parameters on {self.device}{threads} in {str(self.dtype).split('.')[1]} ({self.reason}): "
@@ -535,6 +539,8 @@ def check_state(self:Trainer,
         if found.shape != t.shape or found.dtype != t.dtype:
             raise BadInput(f"{name} is {found.dtype} {tuple(found.shape)}, "
                 f"not {t.dtype} {tuple(t.shape)}")
+        if name.endswith(".step") and not 0 <= found.item() <= step:
+            raise BadInput(f"{name} is {found.item()}; it must be from 0 to {step}")
 
 # %% ../nbs/04_train.ipynb #59a46019
 def check_evaluation(

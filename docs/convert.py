@@ -164,7 +164,8 @@ def build(notebooks, results=root/"benchmarks/results.json"):
         for path in paths if (name := page_name(path)) in api.modules()]
     project = [text_page("contributing", link_names(local_links((root/"CONTRIBUTING.md").read_text(encoding="utf-8"))), "how to work on charlm"),
         text_page("changelog", link_names(local_links((root/"CHANGELOG.md").read_text(encoding="utf-8"))), "what has changed")]
-    index.cells += [toctree("The book", chapters, numbered=True), toctree("Reference", reference), toctree("The project", project)]
+    book = [c for c,p in zip(chapters, paths, strict=True) if p.name < "90"]
+    index.cells += [toctree("The book", book, numbered=True), toctree("The engine room", chapters[len(book):]), toctree("Reference", reference), toctree("The project", project)]
     reference[0].cells.append(v4.new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *[m.name.removeprefix("api/") for m in modules], "```"])))
     for page in [index, *chapters, *reference, *modules, *project]: write_page(page)
     write(extra/"llms.txt", llms(index, {"The book": chapters, "Reference": reference + modules, "The project": project}))

@@ -8,7 +8,7 @@ The small setting is the lecture's first: 4 layers of 64 channels, a context of 
 
 The large setting is its last: 6 layers of 384 channels, a context of 256, 64 blocks a step. In float32 about three quarters of our time is matrix products at the rate that the processor has, so the lecture's code can't be far behind. What counts is bfloat16 where the processor multiplies it in hardware, a mask and a scale that cost no pass of their own, dropout from a quarter as many random numbers, and memory that isn't given back to the system after each step.
 
-Writing with the cache reads all the weights for each character, so the large model's speed is that of the memory, and the small model's that of its seventy small operations. The lecture's script writes with gradients recorded; switching them off would make it 1.3 (large) to 1.6 times (small) as fast by itself."""
+Writing is numpy (chapter 5), on one thread unless the machine is idle and the model large. With the cache it reads all the weights for each character, so the large model's speed is that of the memory, and the small model's that of its hundred small operations; exact past the context, it computes the whole context anew, as the lecture does, but the last block only for the last position. The lecture's script writes with gradients recorded; switching them off would make it 1.3 (large) to 1.6 times (small) as fast by itself."""
 MISSING = "This copy of the site was made without measurements. `make bench` makes them and writes `benchmarks/results.json`; the next `make docs` shows them here."
 
 def number(x): return "" if x is None else f"{x:,.3g}" if x < 1000 else f"{x:,.0f}"

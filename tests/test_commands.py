@@ -79,7 +79,7 @@ def test_two_processes_on_one_folder():
     first.send_signal(signal.SIGTERM)
     assert first.communicate()[1] == "" and first.returncode == 143
 
-@pytest.mark.parametrize("options", ["--length 100000", "--length 2000 --samples 20", "--length 100000 --fast --timing"])
+@pytest.mark.parametrize("options", ["--length 100000", "--length 2000 --samples 20", "--length 100000 --reprime --timing"])
 def test_a_closed_pipe_ends_quietly(model_file, options):
     line = f"{SCRIPTS}/charlm-generate {model_file} {options} | head -c 100; echo; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_file():
     for name in ("model.safetensors", "last.safetensors", "sample.txt"): assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
 
 def test_the_three_lines_of_the_readme(model_file, capsys):
-    code = re.search(r"```python\n(from charlm.checkpoint.+?)```", (ROOT/"README.md").read_text(), re.S)[1]
+    code = re.search(r"```python\n(from charlm.generate.+?)```", (ROOT/"README.md").read_text(), re.S)[1]
     assert code.count("\n") == 3
     exec(code.replace("runs/tinyshakespeare-1", str(model_file)).replace("ROMEO:", "the quick "))
     assert len(capsys.readouterr().out) == len("the quick ") + 500 + 1

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 FRESH = ROOT/"_proc/fresh"
 NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
-DURATION = re.compile(r"measured \d+ ms a step, \w+ \d+|\b\d[\d.,]* ?(?:ms|µs|s|seconds|minutes)\b|\b[\d.,]+[kM]? (?:tokens|characters|steps)/s|\d\d:\d\d")
+DURATION = re.compile(r"float32 \d+ ms a step, bfloat16 \d+|\b\d[\d.,]* ?(?:ms|µs|s|seconds|minutes)\b|\b[\d.,]+[kM]? (?:tokens|characters|steps)/s|\d\d:\d\d")
 DECIMAL = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 SAMPLES = re.compile(r"generate|write\(|charlm-train")
 
@@ -73,7 +73,7 @@ def cell(code, out, executed=True):
 
 @pytest.mark.parametrize("saved, fresh, differing", [
     ("a 1.0000", "a 1.0000", []), ("a 1.0000", "a 1.0020", []), ("a 1.0000", "a 1.1000", [1]), ("a 1", "a 2", [1]), ("apple", "pear", [1]), ("1.5", "1.5 1.5", [1]),
-    ("done, about 3 s", "done, about 14 s", []), ("measured 11 ms a step, bfloat16 16): 3", "measured 9 ms a step, bfloat16 20): 3", [])])
+    ("done, about 3 s", "done, about 14 s", []), ("float32 11 ms a step, bfloat16 16): 3", "float32 9 ms a step, bfloat16 20): 3", [])])
 def test_what_counts_as_a_difference(saved, fresh, differing):
     assert differences([cell("x = 1", ""), cell("f(x)", saved)], [cell("x = 1", ""), cell("f(x)", fresh)]) == differing
 

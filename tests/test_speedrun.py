@@ -8,8 +8,9 @@ import torch
 
 from charlm import speedrun
 from charlm.checkpoint import load_model, save_model
+from charlm.checks import BadInput
 from charlm.data import CharTokenizer
-from charlm.generate import write
+from charlm.generate import load_writer, write
 from charlm.inside import attention_maps, surprise
 from charlm.speedrun import RECIPES, FastConfig, FastGPT, race
 from charlm.train import Trainer, backward, evaluate
@@ -28,9 +29,6 @@ def test_shapes_on_a_device_that_computes_nothing(model):
     idx = torch.zeros(3, 20, dtype=torch.long, device="meta")
     logits, loss = model.to("meta")(idx, idx)
     assert logits.shape == (3, 20, 30) and logits.device.type == loss.device.type == "meta"
-    past = model.new_cache(3)
-    assert model.next_logits(idx, past).shape == model.next_logits(torch.cat([idx, idx[:,:1]], dim=1), past).shape == (3, 30)
-    assert past[0].kv.shape == (2, 3, 2, 7, 8)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_and_precision(model, dtype):
@@ -76,7 +74,8 @@ def test_the_rest_of_the_library_takes_it(model, tmp_path):
     again, _ = load_model(tmp_path/"m.safetensors")
     assert type(again) is FastGPT and again.config == SHAPE
     text = write(model, tok, "the ", 40, seed=1)
-    assert text == write(again, tok, "the ", 40, seed=1) == write(again, tok, "the ", 40, seed=1, reprime=True) and len(text) == 44
+    assert text == write(again, tok, "the ", 40, seed=1) == write(*load_writer(tmp_path/"m.safetensors"), "the ", 40, seed=1) and len(text) == 44
+    with pytest.raises(BadInput, match="reprime is of no use for this model"): write(model, tok, "the ", 40, reprime=True)
     ids = tok.encode(text)
     assert attention_maps(again, ids[None,:8]).shape == (2, 1, 2, 8, 8) and surprise(again, ids).shape == (43,)
     assert evaluate(again, ids, block_size=43).tokens == 43
