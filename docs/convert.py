@@ -2,79 +2,158 @@
 
 nbdev's processors apply its directives. Two of its steps are left out: it puts a signature in place of an exported cell, but here the code is
 what the book is about, so it stays, marked as part of the library; signatures are on the API pages (api.py)."""
+
 import base64, json, re
 from pathlib import Path
 
 from fastcore.nbio import read_nb
 from nbdev.doclinks import NbdevLookup
-from nbdev.processors import FilterDefaults, clean_magics, hide_, hide_line, rm_header_dash, strip_ansi
+from nbdev.processors import (
+    FilterDefaults,
+    clean_magics,
+    hide_,
+    hide_line,
+    rm_header_dash,
+    strip_ansi,
+)
 from nbformat import v4
 
 import api, figures, performance
 from readme import directives, fenced, root, without_directives
 
-src, extra, html = [root/"docs/_build"/name for name in ("src", "extra", "html")]
+src, extra, html = [root / "docs/_build" / name for name in ("src", "extra", "html")]
 lookup = NbdevLookup(strip_libs="charlm", incl_libs="charlm")
-lookup.syms |= {name: f"/{module}.html#{name.lower()}" for name,module in api.constants().items()}
+lookup.syms |= {
+    name: f"/{module}.html#{name.lower()}" for name, module in api.constants().items()
+}
+
 
 class Processors(FilterDefaults):
-    def base_procs(self): return [strip_ansi, hide_line, rm_header_dash, clean_magics, hide_]
+    def base_procs(self):
+        return [strip_ansi, hide_line, rm_header_dash, clean_magics, hide_]
+
 
 class Page:
     "A page for Sphinx: its name without suffix, its title, a line about it, and what it holds"
-    def __init__(self, name, title, about, cells): self.name,self.title,self.about,self.cells = name,title,about,cells
 
-def page_name(path): return re.sub(r"^\d+_", "", Path(path).stem)
+    def __init__(self, name, title, about, cells):
+        self.name, self.title, self.about, self.cells = name, title, about, cells
+
+
+def page_name(path):
+    return re.sub(r"^\d+_", "", Path(path).stem)
+
 
 def link_names(text, up=""):
     "Names of the library in backticks become links to the API pages, a method like `__len__` to its class; `up` leads to the site's root"
-    def local(m): return f"]({up}api/{m[1]}.md#{re.sub(r'[.]__[a-z]+__$', '', m[2])})" if m[2] else f"]({up}api/{m[1]}.md)"
+
+    def local(m):
+        return (
+            f"]({up}api/{m[1]}.md#{re.sub(r'[.]__[a-z]+__$', '', m[2])})"
+            if m[2]
+            else f"]({up}api/{m[1]}.md)"
+        )
+
     return re.sub(r"\]\(/(\w+)\.html#?([^)]*)\)", local, lookup.linkify(text) or "")
+
 
 def markdown(text):
     "Links between notebooks become links between pages, and Quarto's callouts admonitions"
     text = re.sub(r"^::: ?\{\.callout-(\w+)[^}]*\}$", r":::{\1}", text, flags=re.M)
     return re.sub(r"\]\((?:\d+_)?(\w+\.ipynb)", r"](\1", link_names(text))
 
+
 def stable(text):
     "Without colours, the earlier states of a progress bar, and places in memory"
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(text))
     return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"[^\n]*\r(?!\n)", "", text))
 
-def value(flags, name): return next((f.removeprefix(f"{name}:").strip().strip('"') for f in flags if f.startswith(f"{name}:")), "")
+
+def value(flags, name):
+    return next(
+        (
+            f.removeprefix(f"{name}:").strip().strip('"')
+            for f in flags
+            if f.startswith(f"{name}:")
+        ),
+        "",
+    )
+
 
 def alt_text(flags, source, heading):
     "What a picture shows: the author's words, or else the labels of its axes, or else where it stands"
-    if given := value(flags, "fig-alt"): return given
-    found = {axis: re.findall(rf"{axis}(?:=|\()\s*f?\"([^\"]+)\"", source) for axis in ("ylabel", "xlabel")}
-    labels = [f"{y} against {x}" for y,x in zip(found["ylabel"], found["xlabel"], strict=False)] or found["xlabel"] or [f"for the section {heading}"]
+    if given := value(flags, "fig-alt"):
+        return given
+    found = {
+        axis: re.findall(rf"{axis}(?:=|\()\s*f?\"([^\"]+)\"", source)
+        for axis in ("ylabel", "xlabel")
+    }
+    labels = (
+        [
+            f"{y} against {x}"
+            for y, x in zip(found["ylabel"], found["xlabel"], strict=False)
+        ]
+        or found["xlabel"]
+        or [f"for the section {heading}"]
+    )
     return "Figure: " + re.sub(r" *\{[^}]*\} *", " ", ", ".join(dict.fromkeys(labels)))
+
 
 def picture(name, data):
     "Keep a picture beside the pages and return its path from them"
-    write(src/"pictures"/name, data)
+    write(src / "pictures" / name, data)
     return f"pictures/{name}"
+
 
 def code_cell(cell, name, heading):
     "The cells for Sphinx that show one code cell: its code and what it printed, and its pictures"
     flags, source = cell.flags, cell.source
-    if not source.strip() or flags & {"hide", "include: false"} or value(flags, "default_exp") or any(f.startswith("default_exp") for f in flags): return []
+    if (
+        not source.strip()
+        or flags & {"hide", "include: false"}
+        or value(flags, "default_exp")
+        or any(f.startswith("default_exp") for f in flags)
+    ):
+        return []
     code, tags, details, after = without_directives(source), [], {}, []
-    if "echo: false" in flags: tags.append("remove-input")
+    if "echo: false" in flags:
+        tags.append("remove-input")
     if "code-fold: true" in flags:
         tags.append("hide-input")
-        details = {"mystnb": {"code_prompt_show": value(flags, "code-summary") or "Show the code", "code_prompt_hide": "Hide the code"}}
-    if flags & {"export", "exporti"}: tags.append("library")
+        details = {
+            "mystnb": {
+                "code_prompt_show": value(flags, "code-summary") or "Show the code",
+                "code_prompt_hide": "Hide the code",
+            }
+        }
+    if flags & {"export", "exporti"}:
+        tags.append("library")
     outputs = []
     for o in [] if "output: false" in flags else cell.get("outputs", []):
         if "image/png" in (data := o.get("data", {})):
-            path = picture(f"{name}-{len(after)}.png", base64.b64decode("".join(data["image/png"])))
-            size = re.search(r"Figure size (\d+)x", "".join(data.get("text/plain", "")))      # pictures have two dots for each of the page's
-            after.append(v4.new_markdown_cell(f"![{alt_text(flags, code, heading)}]({path})" + (f"{{width={size[1]}px}}" if size else "")))
-        elif "text/markdown" in data: after.append(v4.new_markdown_cell(markdown("".join(data["text/markdown"]))))
-        elif text := stable(o.get("text", data.get("text/plain", ""))).rstrip(): outputs.append(v4.new_output("stream", name="stdout", text=text + "\n"))
-    shown = [v4.new_code_cell(code, metadata={"tags": tags, **details}, outputs=outputs)] if outputs or "remove-input" not in tags else []
+            path = picture(
+                f"{name}-{len(after)}.png", base64.b64decode("".join(data["image/png"]))
+            )
+            size = re.search(
+                r"Figure size (\d+)x", "".join(data.get("text/plain", ""))
+            )  # pictures have two dots for each of the page's
+            after.append(
+                v4.new_markdown_cell(
+                    f"![{alt_text(flags, code, heading)}]({path})"
+                    + (f"{{width={size[1]}px}}" if size else "")
+                )
+            )
+        elif "text/markdown" in data:
+            after.append(v4.new_markdown_cell(markdown("".join(data["text/markdown"]))))
+        elif text := stable(o.get("text", data.get("text/plain", ""))).rstrip():
+            outputs.append(v4.new_output("stream", name="stdout", text=text + "\n"))
+    shown = (
+        [v4.new_code_cell(code, metadata={"tags": tags, **details}, outputs=outputs)]
+        if outputs or "remove-input" not in tags
+        else []
+    )
     return shown + after
+
 
 def fold_solutions(cells):
     "Everything from an exercise's question to the next one, or to the next heading, goes behind a line that opens it"
@@ -82,96 +161,234 @@ def fold_solutions(cells):
     for c in cells:
         text = c.source if c.cell_type == "markdown" else ""
         question, heading = re.match(r"\*\*\d+\.\*\* ", text), text.startswith("#")
-        if state == "open" and (question or heading): out.append(v4.new_markdown_cell("```{raw} html\n</details>\n```"))
-        elif state == "asked" and not (question or heading): out.append(v4.new_markdown_cell("```{raw} html\n<details><summary>Show the solution</summary>\n```"))
+        if state == "open" and (question or heading):
+            out.append(v4.new_markdown_cell("```{raw} html\n</details>\n```"))
+        elif state == "asked" and not (question or heading):
+            out.append(
+                v4.new_markdown_cell(
+                    "```{raw} html\n<details><summary>Show the solution</summary>\n```"
+                )
+            )
         state = "asked" if question else "" if heading else state and "open"
-        if state == "open" and c.cell_type == "code": c.metadata = {"tags": [t for t in c.metadata.tags if t != "hide-input"]}
+        if state == "open" and c.cell_type == "code":
+            c.metadata = {"tags": [t for t in c.metadata.tags if t != "hide-input"]}
         out.append(c)
-    if state == "open": out.append(v4.new_markdown_cell("```{raw} html\n</details>\n```"))
+    if state == "open":
+        out.append(v4.new_markdown_cell("```{raw} html\n</details>\n```"))
     return out
+
 
 def notebook_page(path):
     "One notebook as a page"
     nb, name, heading, cells = read_nb(path), page_name(path), "", []
-    for cell in nb.cells: cell["flags"] = directives(cell.source) if cell.cell_type == "code" else set()
+    for cell in nb.cells:
+        cell["flags"] = directives(cell.source) if cell.cell_type == "code" else set()
     Processors()(nb)
-    for i,cell in enumerate(nb.cells):
+    for i, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
             heading = ([heading] + re.findall(r"^#{1,6} (.+)", cell.source, re.M))[-1]
             cells.append(v4.new_markdown_cell(markdown(cell.source)))
-        elif cell.cell_type == "code": cells += code_cell(cell, f"{name}-{i}", heading)
+        elif cell.cell_type == "code":
+            cells += code_cell(cell, f"{name}-{i}", heading)
     title, about = re.match(r"# (.+)\n\n> (.+)", nb.cells[0].source).groups()
     return Page(name, title, about, fold_solutions(cells))
 
+
 def text_page(name, text, about):
     "A page that is Markdown already"
-    return Page(name, re.search(r"^# (.+)", text, re.M)[1].strip("`"), about, [v4.new_markdown_cell(text)])
+    return Page(
+        name,
+        re.search(r"^# (.+)", text, re.M)[1].strip("`"),
+        about,
+        [v4.new_markdown_cell(text)],
+    )
+
 
 def local_links(text):
     "CONTRIBUTING.md and CHANGELOG.md may link to files of the repository, which are not on the site: only the words stay"
     return re.sub(r"\[([^\]]+)\]\((?!http|#)[^)]+\)", r"\1", text)
 
+
 def toctree(caption, pages, numbered=False):
-    lines = [f"{i} {p.title} <{p.name}>" if numbered else p.name for i,p in enumerate(pages)]
-    return v4.new_markdown_cell("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"]))
+    lines = [
+        f"{i} {p.title} <{p.name}>" if numbered else p.name for i, p in enumerate(pages)
+    ]
+    return v4.new_markdown_cell(
+        "\n".join(
+            ["```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"]
+        )
+    )
+
 
 def plain(page):
     "The page as Markdown that needs no Sphinx"
     pieces = []
     for c in page.cells:
         if c.cell_type == "markdown":
-            text = re.sub(r"^```\{(?:toctree|raw)\}.*?^```\n?|^\([\w.]+\)=\n|^\{\.\w+\}\n", "", c.source, flags=re.M | re.S)
+            text = re.sub(
+                r"^```\{(?:toctree|raw)\}.*?^```\n?|^\([\w.]+\)=\n|^\{\.\w+\}\n",
+                "",
+                c.source,
+                flags=re.M | re.S,
+            )
             up = "../" * page.name.count("/")
-            text = re.sub(r"\]\(pictures/(.+?)\)(\{.*?\})?", rf"]({up}_images/\1)", text)
+            text = re.sub(
+                r"\]\(pictures/(.+?)\)(\{.*?\})?", rf"]({up}_images/\1)", text
+            )
             pieces.append(re.sub(r"\]\(((?:\.\./)*\w+)\.ipynb", r"](\1.md", text))
         else:
-            if "remove-input" not in c.metadata.tags: pieces.append(fenced(c.source, "python"))
+            if "remove-input" not in c.metadata.tags:
+                pieces.append(fenced(c.source, "python"))
             pieces += [fenced(o.text) for o in c.outputs]
     return re.sub(r"\n{3,}", "\n\n", "\n\n".join(pieces)).strip() + "\n"
+
 
 def write(path, content):
     "Write what is new or has changed, so that Sphinx reads again only that"
     content = content.encode() if isinstance(content, str) else content
     written.add(path)
-    if path.exists() and path.read_bytes() == content: return
+    if path.exists() and path.read_bytes() == content:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
 written = set()
+
 
 def write_page(page):
     "For Sphinx, and for programs that read"
-    if all(c.cell_type == "markdown" for c in page.cells): write(src/f"{page.name}.md", "\n\n".join(c.source for c in page.cells) + "\n")
+    if all(c.cell_type == "markdown" for c in page.cells):
+        write(src / f"{page.name}.md", "\n\n".join(c.source for c in page.cells) + "\n")
     else:
-        for i,c in enumerate(page.cells): c["id"] = f"cell-{i}"                # a fixed one, so that an unchanged page stays the same file
-        meta = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "language_info": {"name": "python"}}
-        write(src/f"{page.name}.ipynb", json.dumps(v4.new_notebook(cells=page.cells, metadata=meta), indent=1))
-    write(extra/f"{page.name}.md", plain(page))
+        for i, c in enumerate(page.cells):
+            c["id"] = (
+                f"cell-{i}"  # a fixed one, so that an unchanged page stays the same file
+            )
+        meta = {
+            "kernelspec": {
+                "name": "python3",
+                "display_name": "python3",
+                "language": "python",
+            },
+            "language_info": {"name": "python"},
+        }
+        write(
+            src / f"{page.name}.ipynb",
+            json.dumps(v4.new_notebook(cells=page.cells, metadata=meta), indent=1),
+        )
+    write(extra / f"{page.name}.md", plain(page))
+
 
 def llms(index, groups):
     "The list of pages for programs that read (llmstxt.org)"
     lines = [f"# {index.title}", "", f"> {index.about}"]
-    for caption,pages in groups.items(): lines += ["", f"## {caption}", ""] + [f"- [{p.title}]({p.name}.md): {p.about}" for p in pages]
+    for caption, pages in groups.items():
+        lines += ["", f"## {caption}", ""] + [
+            f"- [{p.title}]({p.name}.md): {p.about}" for p in pages
+        ]
     return "\n".join(lines) + "\n"
 
-def build(notebooks, results=root/"benchmarks/results.json"):
-    index, *chapters = [notebook_page(p) for p in sorted(notebooks, key=lambda p: (p.stem != "index", p.name))]
+
+def build(notebooks, results=root / "benchmarks/results.json"):
+    index, *chapters = [
+        notebook_page(p)
+        for p in sorted(notebooks, key=lambda p: (p.stem != "index", p.name))
+    ]
     paths = [p for p in sorted(notebooks) if p.stem != "index"]
-    reference = [text_page("api/index", api.index_page(chapters), "every public name of the library"),
-        text_page("figures", figures.page(paths, page_name), "every figure that a chapter asserts, and where"),
-        text_page("performance", performance.page(results, picture), "how fast it is, measured"),
-        text_page("glossary", link_names((root/"docs/glossary.md").read_text(encoding="utf-8")), "the field's words, in plain ones")]
-    modules = [text_page(f"api/{name}", api.module_page(name, path, link_names), f"the module charlm.{name}")
-        for path in paths if (name := page_name(path)) in api.modules()]
-    project = [text_page("contributing", link_names(local_links((root/"CONTRIBUTING.md").read_text(encoding="utf-8"))), "how to work on charlm"),
-        text_page("changelog", link_names(local_links((root/"CHANGELOG.md").read_text(encoding="utf-8"))), "what has changed")]
-    book = [c for c,p in zip(chapters, paths, strict=True) if p.name < "90"]
-    index.cells += [toctree("The book", book, numbered=True), toctree("The engine room", chapters[len(book):]), toctree("Reference", reference), toctree("The project", project)]
-    reference[0].cells.append(v4.new_markdown_cell("\n".join(["```{toctree}", ":hidden:", "", *[m.name.removeprefix("api/") for m in modules], "```"])))
-    for page in [index, *chapters, *reference, *modules, *project]: write_page(page)
-    write(extra/"llms.txt", llms(index, {"The book": chapters, "Reference": reference + modules, "The project": project}))
+    reference = [
+        text_page(
+            "api/index", api.index_page(chapters), "every public name of the library"
+        ),
+        text_page(
+            "figures",
+            figures.page(paths, page_name),
+            "every figure that a chapter asserts, and where",
+        ),
+        text_page(
+            "performance",
+            performance.page(results, picture),
+            "how fast it is, measured",
+        ),
+        text_page(
+            "glossary",
+            link_names((root / "docs/glossary.md").read_text(encoding="utf-8")),
+            "the field's words, in plain ones",
+        ),
+    ]
+    modules = [
+        text_page(
+            f"api/{name}",
+            api.module_page(name, path, link_names),
+            f"the module charlm.{name}",
+        )
+        for path in paths
+        if (name := page_name(path)) in api.modules()
+    ]
+    project = [
+        text_page(
+            "contributing",
+            link_names(
+                local_links((root / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+            ),
+            "how to work on charlm",
+        ),
+        text_page(
+            "changelog",
+            link_names(
+                local_links((root / "CHANGELOG.md").read_text(encoding="utf-8"))
+            ),
+            "what has changed",
+        ),
+    ]
+    book = [c for c, p in zip(chapters, paths, strict=True) if p.name < "90"]
+    index.cells += [
+        toctree("The book", book, numbered=True),
+        toctree("The engine room", chapters[len(book) :]),
+        toctree("Reference", reference),
+        toctree("The project", project),
+    ]
+    reference[0].cells.append(
+        v4.new_markdown_cell(
+            "\n".join(
+                [
+                    "```{toctree}",
+                    ":hidden:",
+                    "",
+                    *[m.name.removeprefix("api/") for m in modules],
+                    "```",
+                ]
+            )
+        )
+    )
+    for page in [index, *chapters, *reference, *modules, *project]:
+        write_page(page)
+    write(
+        extra / "llms.txt",
+        llms(
+            index,
+            {
+                "The book": chapters,
+                "Reference": reference + modules,
+                "The project": project,
+            },
+        ),
+    )
+
 
 if __name__ == "__main__":
-    build(list((root/"nbs").glob("*.ipynb")))
-    old = [p for folder in (src, extra) for p in folder.rglob("*") if p.is_file() and p not in written]
-    old += [p for p in html.rglob("*.[hm]*") if p.stem not in ("search", "genindex") and extra/p.relative_to(html).with_suffix(".md") not in written]
-    for path in old: path.unlink()
+    build(list((root / "nbs").glob("*.ipynb")))
+    old = [
+        p
+        for folder in (src, extra)
+        for p in folder.rglob("*")
+        if p.is_file() and p not in written
+    ]
+    old += [
+        p
+        for p in html.rglob("*.[hm]*")
+        if p.stem not in ("search", "genindex")
+        and extra / p.relative_to(html).with_suffix(".md") not in written
+    ]
+    for path in old:
+        path.unlink()

@@ -1,14 +1,22 @@
 "Make README.md from nbs/index.ipynb: plain GitHub-flavoured Markdown, pictures in index_files/."
+
 import base64, json, re
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 
-def without_directives(source): return re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
 
-def directives(source): return set(re.findall(r"^#\|\s*(.+?)\s*$", source, flags=re.M))
+def without_directives(source):
+    return re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
 
-def fenced(text, language=""): return f"```{language}\n{text.rstrip()}\n```" if text.strip() else ""
+
+def directives(source):
+    return set(re.findall(r"^#\|\s*(.+?)\s*$", source, flags=re.M))
+
+
+def fenced(text, language=""):
+    return f"```{language}\n{text.rstrip()}\n```" if text.strip() else ""
+
 
 def output_to_md(output, name, alt, pictures):
     "One saved output as Markdown; a picture is put into `pictures` under the path that the Markdown names"
@@ -16,30 +24,49 @@ def output_to_md(output, name, alt, pictures):
     if "image/png" in data:
         pictures[name] = base64.b64decode("".join(data["image/png"]))
         return f"![{alt}]({name})"
-    if "text/markdown" in data: return "".join(data["text/markdown"])
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"])
     return fenced("".join(output.get("text", data.get("text/plain", []))))
+
 
 def cell_to_md(cell, i, pictures):
     "The Markdown pieces of one cell"
     source = "".join(cell["source"])
-    if cell["cell_type"] == "markdown": return [re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", source)]
+    if cell["cell_type"] == "markdown":
+        return [re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", source)]
     flags = directives(source)
-    if flags & {"hide", "include: false"}: return []
-    code = [] if "echo: false" in flags else [fenced(without_directives(source), "python")]
-    alt = next((f.removeprefix("fig-alt: ") for f in flags if f.startswith("fig-alt: ")), "")
-    return code + [output_to_md(o, f"index_files/{i}-{j}.png", alt, pictures) for j,o in enumerate(cell["outputs"])]
+    if flags & {"hide", "include: false"}:
+        return []
+    code = (
+        [] if "echo: false" in flags else [fenced(without_directives(source), "python")]
+    )
+    alt = next(
+        (f.removeprefix("fig-alt: ") for f in flags if f.startswith("fig-alt: ")), ""
+    )
+    return code + [
+        output_to_md(o, f"index_files/{i}-{j}.png", alt, pictures)
+        for j, o in enumerate(cell["outputs"])
+    ]
+
 
 def convert(notebook):
     "README text, and its pictures as path -> bytes"
     pictures, pieces = {}, []
-    for i,cell in enumerate(notebook["cells"]): pieces += cell_to_md(cell, i, pictures)
+    for i, cell in enumerate(notebook["cells"]):
+        pieces += cell_to_md(cell, i, pictures)
     note = "<!-- Made from nbs/index.ipynb by docs/readme.py; edit the notebook. -->"
     return "\n\n".join([note] + [p for p in pieces if p]) + "\n", pictures
 
+
 if __name__ == "__main__":
-    text, pictures = convert(json.loads((root/"nbs/index.ipynb").read_text(encoding="utf-8")))
-    (root/"README.md").write_text(text, encoding="utf-8")
-    for name,data in pictures.items():
-        (root/name).parent.mkdir(exist_ok=True)
-        (root/name).write_bytes(data)
-    for old in set((root/"index_files").glob("*.png")) - {root/name for name in pictures}: old.unlink()
+    text, pictures = convert(
+        json.loads((root / "nbs/index.ipynb").read_text(encoding="utf-8"))
+    )
+    (root / "README.md").write_text(text, encoding="utf-8")
+    for name, data in pictures.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(data)
+    for old in set((root / "index_files").glob("*.png")) - {
+        root / name for name in pictures
+    }:
+        old.unlink()

@@ -56,8 +56,10 @@ UNTOUCHED = "nothing was saved yet"
 
 # Helpers
 
+
 class Hang(Exception):
     "Something took longer than it may"
+
 
 @contextmanager
 def limits(seconds=10, memory=GIB):
@@ -83,6 +85,7 @@ def limits(seconds=10, memory=GIB):
         signal.signal(signal.SIGALRM, handler)
     assert not late, "somebody caught the alarm"
 
+
 def one_line(result, name, *parts):
     "Exit code 2 and one printable line that names all parts; returns it"
     code, out, err = result
@@ -94,6 +97,7 @@ def one_line(result, name, *parts):
         assert str(part).lower() in err.lower(), (part, err)
     return err
 
+
 def parsed(result, name):
     "As `one_line`, or the same below the usage, as argparse has it"
     code, out, err = result
@@ -101,6 +105,7 @@ def parsed(result, name):
     usage, _, line = err.rpartition(f"{name}: error: ")
     assert line.count("\n") == 1, err
     assert usage == "" or usage.startswith("usage: "), err
+
 
 def sound(result, name):
     "It worked, or it was refused in one line; nothing else will do"
@@ -111,12 +116,15 @@ def sound(result, name):
     one_line(result, name)
     return False
 
+
 def small(*more):
     "Arguments of a run that is over in a moment"
     Path("own.txt").write_text(LINE * 40)
     return ["--corpus", "own.txt", *SMALL, *more]
 
+
 KEPT = {}
+
 
 def old_run(command, folder="m"):
     "A finished run; returns its files"
@@ -129,11 +137,13 @@ def old_run(command, folder="m"):
         Path(folder, name).write_bytes(data)
     return dict(KEPT)
 
+
 def visible(folder):
     "The files of a folder that `ls` shows"
     paths = [p for p in Path(folder).rglob("*") if not p.is_dir()]
     named = {str(p.relative_to(folder)): p for p in paths}
     return {n: p.read_bytes() for n, p in named.items() if not n.startswith(".")}
+
 
 def old_or_new(folder, old, seed):
     "All of the old run is there, or nothing of it and a new one that can be continued"
@@ -143,6 +153,7 @@ def old_or_new(folder, old, seed):
     assert not [name for name in old if now.get(name) == old[name]]
     assert resume_run(Path(folder)).trainer.config.seed == seed
     return "new"
+
 
 @contextmanager
 def at_call(name, nth, action):
@@ -159,11 +170,14 @@ def at_call(name, nth, action):
         patch.setattr(os, name, now)
         yield
 
+
 def fail():
     "What a full disk does"
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+
 STARTED = []
+
 
 def child(*args, **kwargs):
     "A process whose output can be read; Ctrl-C counts, wherever these tests run"
@@ -178,9 +192,11 @@ def child(*args, **kwargs):
     STARTED.append(subprocess.Popen(list(map(arg, args)), env=env, **kwargs))
     return STARTED[-1]
 
+
 def arg(a):
     "What a process can be given"
     return a if isinstance(a, bytes) else str(a)
+
 
 @pytest.fixture(autouse=True)
 def nobody_left():
@@ -192,6 +208,7 @@ def nobody_left():
         process.communicate()
     STARTED.clear()
 
+
 def ended(process, seconds=60):
     "Exit code, output and errors of a process that must end in time"
     try:
@@ -202,9 +219,11 @@ def ended(process, seconds=60):
         pytest.fail(f"not done after {seconds} s: {out[-500:]} {err[-500:]}")
     return process.returncode, (out or b"").decode(), err.decode()
 
+
 def bash(line, **env):
     "A process that runs a line of bash, in which $BIN is where the commands are"
     return child("bash", "-c", line, env={"BIN": str(SCRIPTS)} | env)
+
 
 def trained(*args, **kwargs):
     "A process that trains for ever, when it has got to step 50"
@@ -214,6 +233,7 @@ def trained(*args, **kwargs):
             break
     return process
 
+
 def file_of(tensors, about):
     "The bytes of a file of ours, with a checksum that is right"
     try:
@@ -222,10 +242,12 @@ def file_of(tensors, about):
         tensors = {name: t.contiguous() for name, t in tensors.items()}
         return save(tensors, {"charlm": json.dumps(about)})
 
+
 def content(path, kind):
     "What a file of ours holds, and what it says"
     numbers, about = read_file(Path(path), kind)
     return {name: torch.as_tensor(t) for name, t in numbers.items()}, about
+
 
 def crafted(path, kind, change, to="crafted.safetensors"):
     "A changed copy of a file of ours; returns its path"
@@ -233,6 +255,7 @@ def crafted(path, kind, change, to="crafted.safetensors"):
     change(tensors, about)
     Path(to).write_bytes(file_of(tensors, about))
     return to
+
 
 def fast_file(path="fast.safetensors", V=20, **shape):
     "A small model of the fast kind"
@@ -245,6 +268,7 @@ def fast_file(path="fast.safetensors", V=20, **shape):
         model.lm_head.weight.normal_(std=0.1)
     save_model(path, model, CharTokenizer("\nabcdefghijklmnopqrs"[:V]))
     return path
+
 
 @pytest.fixture
 def plain_user():
@@ -265,10 +289,12 @@ def plain_user():
     powers[0] = before
     libc.capset(head, powers)
 
+
 @pytest.fixture
 def hurry(monkeypatch):
     "Nobody waits before trying again"
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
 
 @pytest.fixture
 def no_network(monkeypatch):
@@ -278,6 +304,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+
 
 def make_special(path, kind):
     "Put something that isn't a file at `path`; returns what `lstat` then says"
@@ -301,6 +328,7 @@ def make_special(path, kind):
         except PermissionError:
             pytest.skip("devices can't be made here")
     return os.lstat(path)
+
 
 SPECIAL = [
     "device",
@@ -328,6 +356,7 @@ CANNOT_START = {
     "seed of -1": ["--seed", "-1"],
 }
 
+
 @pytest.mark.parametrize("args", CANNOT_START.values(), ids=CANNOT_START.keys())
 def test_h01_overwrite_deletes_the_old_run_before_the_new_one_works(
     command, monkeypatch, args
@@ -338,6 +367,7 @@ def test_h01_overwrite_deletes_the_old_run_before_the_new_one_works(
         result = command(TRAIN, *small("--out", "m", "--overwrite", *args))
     one_line(result, TRAIN)
     assert visible("m") == old
+
 
 def test_h01_overwrite_without_a_compiler(command):
     old = old_run(command)
@@ -351,6 +381,7 @@ def test_h01_overwrite_without_a_compiler(command):
     one_line(ended(child(SCRIPTS / TRAIN, *args, env=env)), TRAIN, "compile")
     assert visible("m") == old
 
+
 @pytest.mark.parametrize("nth", range(1, 5))
 @pytest.mark.parametrize("name", ["fsync", "replace", "rename", "unlink"])
 def test_h01_overwrite_on_a_disk_that_is_full(command, name, nth):
@@ -360,6 +391,7 @@ def test_h01_overwrite_on_a_disk_that_is_full(command, name, nth):
         result = command(TRAIN, *args)
     sound(result, TRAIN)
     old_or_new("m", old, 2)
+
 
 def test_h01_overwrite_interrupted_before_the_first_state(command):
     ways = (signal.SIGKILL, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)
@@ -384,6 +416,7 @@ def test_h01_overwrite_interrupted_before_the_first_state(command):
     hidden = [n for n in os.listdir("SIGKILL") if n.startswith(".")]
     assert set(hidden) <= {".lock"}  # nor does the killed run leave anything
 
+
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.full)])
 def test_h01_overwrite_killed_at_random_moments(command, times):
     chance = random.Random(times)
@@ -395,6 +428,7 @@ def test_h01_overwrite_killed_at_random_moments(command, times):
         process.kill()
         ended(process)
         old_or_new("m", old, 2)
+
 
 @pytest.mark.parametrize(
     "args",
@@ -413,6 +447,7 @@ def test_h01_overwrite_of_a_certificate(command, args):
     one_line(command(SPEEDRUN, *args), SPEEDRUN)
     assert Path("c.json").read_text() == "kept"
 
+
 def test_h01_overwrite_leaves_what_is_not_ours(command):
     old_run(command)
     Path("m/notes.txt").write_text("mine")
@@ -422,14 +457,17 @@ def test_h01_overwrite_leaves_what_is_not_ours(command):
     assert Path("m/notes.txt").read_text() == "mine"
     assert Path("m/sub/model.safetensors").read_text() == "mine too"
 
+
 # 2: what is written is a file
 
 RACE = ["--corpus", "long.txt", "--steps", "1", "--dtype", "float32", "--threads", "1"]
+
 
 def race(*more):
     "Arguments of a short speedrun"
     Path("long.txt").write_text(LINE * 40)
     return [*RACE, *more]
+
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]], ids=["plain", "overwrite"])
 @pytest.mark.parametrize("kind", SPECIAL)
@@ -441,6 +479,7 @@ def test_h02_speedrun_replaces_devices_fifos_and_links(command, kind, flags):
     after = os.lstat("c.json")
     assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
 
+
 def test_h02_a_link_stays_and_its_target_is_written(command):
     Path("there").mkdir()
     Path("there/c.json").write_text("old")
@@ -451,6 +490,7 @@ def test_h02_a_link_stays_and_its_target_is_written(command):
     assert os.readlink("c.json") == "there/c.json"
     assert json.loads(Path("there/c.json").read_text())["steps"] == 1
 
+
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]], ids=["plain", "overwrite"])
 def test_h02_a_link_to_nothing_stays(command, flags):
     os.symlink("new.json", "c.json")
@@ -459,11 +499,13 @@ def test_h02_a_link_to_nothing_stays(command, flags):
         assert json.loads(Path("new.json").read_text())["steps"] == 1
     assert os.readlink("c.json") == "new.json"
 
+
 def test_h02_a_link_to_itself(command):
     os.symlink("c.json", "c.json")
     result = command(SPEEDRUN, *race("--out", "c.json", "--overwrite"))
     one_line(result, SPEEDRUN, "c.json")
     assert os.readlink("c.json") == "c.json"
+
 
 @pytest.mark.parametrize("kind", [k for k in SPECIAL if k != "folder"])
 def test_h02_a_folder_for_a_run_that_is_none(command, kind):
@@ -473,6 +515,7 @@ def test_h02_a_folder_for_a_run_that_is_none(command, kind):
     one_line(result, TRAIN, "m")
     assert os.lstat("m").st_mode == before.st_mode
 
+
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_h02_saving_a_model_over_something_else(model_file, kind):
     model, tok = load_model(model_file)
@@ -480,6 +523,7 @@ def test_h02_saving_a_model_over_something_else(model_file, kind):
     with limits(10), pytest.raises(BadInput, match="there"):
         save_model("there", model, tok)
     assert os.lstat("there").st_mode == before.st_mode
+
 
 def test_h02_saving_a_model_through_a_link(model_file):
     model, tok = load_model(model_file)
@@ -491,11 +535,14 @@ def test_h02_saving_a_model_through_a_link(model_file):
     assert os.listdir("there") == ["m"]
     load_model("there/m")
 
+
 # 3: the end of a run needs no more than its steps
+
 
 def bounded(memory):
     "For a new process: no more address space than this"
     return lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
 
 def test_h03_the_last_minute_of_a_run_needs_far_more_memory():
     chars = [chr(i) for i in range(0x4E00, 0x4E00 + 20_000)]
@@ -508,6 +555,7 @@ def test_h03_the_last_minute_of_a_run_needs_far_more_memory():
     assert "validation loss" in out
     assert {"sample.txt", "loss.png", "model.safetensors"} <= set(os.listdir("m"))
 
+
 def test_h03_pairs_are_counted_as_before(command):
     text = "".join(random.Random(1).choices("abcdefgh \n", range(1, 11), k=4000))
     Path("pairs.txt").write_text(text)
@@ -517,6 +565,7 @@ def test_h03_pairs_are_counted_as_before(command):
     V = tok.vocab_size
     learn, judge = [bigram_counts(s, V) for s in train_val_split(tok.encode(text))]
     assert f"counted pairs {BigramLM.from_counts(learn).exact_loss(judge):.3f}" in out
+
 
 @pytest.mark.full
 def test_h03_a_text_of_200_megabytes():
@@ -530,7 +579,9 @@ def test_h03_a_text_of_200_megabytes():
     assert (code, err) == (0, "")
     assert "validation loss" in out
 
+
 # 4: a fresh folder, or a line
+
 
 @pytest.mark.parametrize(
     "target", ["/nowhere/runs", "runs", "own.txt"], ids=["nothing", "itself", "file"]
@@ -542,6 +593,7 @@ def test_h04_runs_is_a_link_to(command, target):
         one_line(command(TRAIN, *args), TRAIN, "runs")
     assert os.readlink("runs") == target
 
+
 @pytest.mark.parametrize("out", ["gone", "gone/deeper", "loop", "loop/deeper"])
 def test_h04_out_is_a_link_to_nothing(command, out):
     args = small("--out", out)
@@ -549,6 +601,7 @@ def test_h04_out_is_a_link_to_nothing(command, out):
     os.symlink("loop", "loop")
     with limits(5):
         one_line(command(TRAIN, *args), TRAIN, out)
+
 
 # 5: the network fails in many ways, and the bundled play steps in
 
@@ -568,6 +621,7 @@ NETWORK = {
     "no proxy for rubbish": {"NO_PROXY": "[::"},
 }
 
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("env", NETWORK.values(), ids=NETWORK.keys())
 def test_h05_a_common_environment_kills_plain_training(
@@ -585,6 +639,7 @@ def test_h05_a_common_environment_kills_plain_training(
     url = "https://127.0.0.1:9/a.txt"
     result = command(TRAIN, "--corpus", url, *SMALL, "--out", "n")
     one_line(result, TRAIN, url)
+
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
@@ -612,17 +667,21 @@ def test_h05_the_cache_is(command, monkeypatch, no_network, plain_user, kind):
     assert err.startswith("charlm-train: warning: ")
     assert err.count("\n") == 1
 
+
 # 6: a file is compared with what it claims
+
 
 def claims(where, **values):
     "A change to what a file says of its model"
     return lambda tensors, about: about[where].update(values)
+
 
 def alphabet(n):
     "A change of the alphabet to n characters"
     return lambda tensors, about: about.update(
         chars="".join(map(chr, range(0x10000, n + 0x10000)))
     )
+
 
 CLAIMS = {
     "n_layer 10^9": {"n_layer": 10**9},
@@ -642,12 +701,14 @@ CLAIMS = {
     "a setting too many": {"colour": "red"},
 }
 
+
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_h06_a_small_file_stops_the_reader(command, model_file, claim):
     path = crafted(model_file, "model", claims("config", **claim))
     with limits(5):
         err = one_line(command(GENERATE, path), GENERATE, path)
     assert "not enough memory" not in err
+
 
 @pytest.mark.parametrize("n", [100_000, 1_048_576])
 def test_h06_a_huge_alphabet_stops_the_reader(command, model_file, n):
@@ -656,12 +717,14 @@ def test_h06_a_huge_alphabet_stops_the_reader(command, model_file, n):
         err = one_line(command(GENERATE, path), GENERATE, path)
     assert "not enough memory" not in err
 
+
 def test_h06_a_huge_alphabet_is_checked_in_time():
     chars = "".join(map(chr, range(0x10000, 0x10000 + 1_000_000)))
     with limits(3):
         assert CharTokenizer(chars).vocab_size == 1_000_000
         with pytest.raises(BadInput, match="twice"):
             CharTokenizer(chars + chars[-1])
+
 
 def test_h06_a_fast_model_that_claims_to_be_large(command):
     for claim in (
@@ -674,6 +737,7 @@ def test_h06_a_fast_model_that_claims_to_be_large(command):
             err = one_line(command(GENERATE, path), GENERATE, path)
         assert "not enough memory" not in err
 
+
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_h06_a_small_state_stops_the_reader(command, claim):
     old_run(command)
@@ -683,6 +747,7 @@ def test_h06_a_small_state_stops_the_reader(command, claim):
         err = one_line(command(TRAIN, "--resume", "m"), TRAIN, "m")
     assert "not enough memory" not in err
 
+
 def test_h06_a_huge_alphabet_in_a_state(command):
     old_run(command)
     crafted("m/run.safetensors", "run", alphabet(1_048_576), "m/run.safetensors")
@@ -691,10 +756,12 @@ def test_h06_a_huge_alphabet_in_a_state(command):
         err = one_line(command(TRAIN, "--resume", "m"), TRAIN)
     assert len(err) < 1000  # nor is all of it printed
 
+
 def with_words(path, words):
     "A safetensors file of the same numbers that says this"
     Path("words.safetensors").write_bytes(save(load_file(path), {"charlm": words}))
     return "words.safetensors"
+
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_h06_metadata_nested_too_deep(command, model_file, opening):
@@ -704,15 +771,18 @@ def test_h06_metadata_nested_too_deep(command, model_file, opening):
     with limits(5):
         one_line(command(GENERATE, path), GENERATE, path)
 
+
 # 7 and 17: downloads
 
 TEXT = (LINE * 2000).encode()
+
 
 def packed(n):
     "n bytes, all 0, as gzip, made piece by piece"
     packer = zlib.compressobj(9, wbits=31)
     pieces = [packer.compress(bytes(10**6)) for _ in range(n // 10**6)]
     return b"".join(pieces) + packer.flush()
+
 
 @pytest.mark.parametrize("codings", ["gzip, gzip", "gzip,gzip,gzip", "deflate, gzip"])
 def test_h07_a_nested_bomb_passes_the_limit(server, codings):
@@ -724,6 +794,7 @@ def test_h07_a_nested_bomb_passes_the_limit(server, codings):
     with pytest.raises(BadInput, match="nested"):
         texts.download([url], wait=0.01)
 
+
 def test_h07_a_bomb_of_a_gigabyte(server):
     bomb = gzip.compress(packed(10**9))
     nested = server("/nested", answer(bomb, content_encoding="gzip, gzip"))
@@ -731,6 +802,7 @@ def test_h07_a_bomb_of_a_gigabyte(server):
     for url in (nested, single):
         with limits(10, GIB // 2), pytest.raises(BadInput, match="nested|single"):
             texts.download([url], max_bytes=10**6, wait=0.01)
+
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize(
@@ -743,17 +815,20 @@ def test_m17_a_packed_text_that_is_cut_short(server, coding, cut):
     with pytest.raises(BadInput, match="/cut"):
         texts.download([url], wait=0.01)
 
+
 def test_m17_a_part_that_nobody_asked_for(server):
     there = f"bytes 0-{len(TEXT) - 1}/{2 * len(TEXT)}"
     url = server("/part", answer(TEXT, 206, content_range=there))
     with pytest.raises(BadInput, match="/part"):
         texts.download([url], wait=0.01)
 
+
 @pytest.mark.parametrize("status", [204, 205, 300, 304, 404, 500])
 def test_m17_no_text_at_all(command, server, hurry, status):
     url = server("/none", answer(b"", status))
     one_line(command(TRAIN, "--corpus", url, *SMALL, "--out", "m"), TRAIN, url)
     assert not Path("m").exists()
+
 
 PAGES = {
     "type": (TEXT, {"content_type": "text/html"}),
@@ -764,12 +839,14 @@ PAGES = {
     "HTML with spaces": (b"\xef\xbb\xbf \n <HTML lang='en'>" + TEXT, {}),
 }
 
+
 @pytest.mark.parametrize("body, headers", PAGES.values(), ids=PAGES.keys())
 def test_m17_a_web_page_instead_of_the_text(command, server, hurry, body, headers):
     url = server("/login", answer(body, **headers))
     err = one_line(command(TRAIN, "--corpus", url, *SMALL, "--out", "m"), TRAIN, url)
     assert "html" in err.lower() or "web page" in err.lower()
     assert not Path("m").exists()
+
 
 def send(request, data, pause, times=400):
     "Send the same again and again, until nobody listens"
@@ -780,11 +857,13 @@ def send(request, data, pause, times=400):
     except OSError:
         request.close_connection = True
 
+
 def dribbling_body(request, n):
     request.send_response(200)
     request.send_header("content-length", "1000000")
     request.end_headers()
     send(request, b"a", 0.05)
+
 
 def dribbling_chunks(request, n):
     request.protocol_version = "HTTP/1.1"
@@ -793,23 +872,29 @@ def dribbling_chunks(request, n):
     request.end_headers()
     send(request, b"1\r\na\r\n", 0.05)
 
+
 def dribbling_header(request, n):
     request.wfile.write(b"HTTP/1.1 200 OK\r\nx: ")
     send(request, b"a", 0.05)
 
+
 def endless_103(request, n):
     send(request, b"HTTP/1.1 103 Early Hints\r\nlink: <a>\r\n\r\n", 0.02, 1000)
 
+
 def silent(request, n):
     send(request, b"", 0.05)
+
 
 def slow_redirects(request, n):
     time.sleep(0.4)
     answer(b"", 302, location="/slow_redirects")(request, n)
 
+
 def slow_errors(request, n):
     time.sleep(0.7)
     answer(b"", 503)(request, n)
+
 
 SLOW = [
     dribbling_body,
@@ -821,6 +906,7 @@ SLOW = [
     slow_errors,
 ]
 
+
 @pytest.mark.parametrize("handler", SLOW, ids=lambda h: h.__name__)
 def test_m17_a_download_has_a_time_limit(server, handler):
     url = server(f"/{handler.__name__}", handler)
@@ -828,6 +914,7 @@ def test_m17_a_download_has_a_time_limit(server, handler):
     with limits(15), pytest.raises(BadInput, match=handler.__name__):
         texts.download([url], seconds=1, tries=2, wait=0.01)
     assert time.monotonic() - began < 5
+
 
 def test_m17_a_slow_download_within_its_time(server):
     def slow(request, n):
@@ -840,6 +927,7 @@ def test_m17_a_slow_download_within_its_time(server):
 
     url = server("/slow", slow)
     assert texts.fetch(url, max_bytes=1000, seconds=20) == LINE.encode()
+
 
 # 8: what is empty is not what is left out
 
@@ -859,6 +947,7 @@ EMPTY = [
 EMPTY += [(GENERATE, name) for name in ("prompt-file", "device", "stop")]
 EMPTY += [(SPEEDRUN, name) for name in ("out", "corpus", "recipe", "device", "dtype")]
 
+
 @pytest.mark.parametrize("name, option", EMPTY)
 @pytest.mark.parametrize("form", ["two words", "one word"])
 def test_m08_an_empty_option_counts_as_left_out(
@@ -875,12 +964,15 @@ def test_m08_an_empty_option_counts_as_left_out(
         one_line(command(name, *args), name)
     assert sorted(os.listdir()) == before
 
+
 def test_m08_an_empty_resume_with_other_settings(command):
     one_line(command(TRAIN, *small("--resume", "")), TRAIN, "resume")
     assert not Path("runs").exists()
 
+
 def test_m08_an_empty_model(command):
     parsed(command(GENERATE, ""), GENERATE)
+
 
 # 9: only what is ours is removed
 
@@ -896,6 +988,7 @@ OURS = [
     ".log.jsonl.00000000.tmp",
     ".next.safetensors.01234567.tmp",
 ]
+
 
 @pytest.mark.parametrize("how", ["new", "overwrite", "resume"])
 def test_m09_files_of_others_are_deleted(command, how):
@@ -924,12 +1017,14 @@ def test_m09_files_of_others_are_deleted(command, how):
     assert Path("precious").read_text() == "kept"
     assert not [name for name in OURS if Path("m", name).exists()]
 
+
 def test_m09_in_the_working_folder(command):
     for name in FOREIGN:
         Path(name).write_text(name)
     assert command(TRAIN, *small("--out", "."))[0] == 0
     for name in FOREIGN:
         assert Path(name).read_text() == name
+
 
 @pytest.mark.parametrize(
     "name", ["sample.txt", "loss.png", "run.safetensors", "next.safetensors"]
@@ -941,7 +1036,9 @@ def test_m09_a_folder_with_the_name_of_a_result(command, name):
         sound(command(TRAIN, *small("--out", "m", *flags)), TRAIN)
     assert Path("m", name, "inside").read_text() == "kept"
 
+
 # 10: streams that are closed or full
+
 
 def test_m10_closed_or_full_streams_end_a_training():
     ways = ["2>&-", ">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1"]
@@ -956,6 +1053,7 @@ def test_m10_closed_or_full_streams_end_a_training():
         assert load_model(f"m{i}")[0].config.n_embd == 8
         if way == "2>&-":
             assert "validation loss" in out
+
 
 def test_m10_closed_or_full_streams_and_the_other_commands(model_file):
     generate = f"$BIN/charlm-generate {model_file} --length 300"
@@ -983,7 +1081,9 @@ def test_m10_closed_or_full_streams_and_the_other_commands(model_file):
     for name in ("full.json", "closed.json"):
         assert json.loads(Path(name).read_text())["steps"] == 1
 
+
 # 11: output that can't be encoded
+
 
 def test_m11_output_that_can_not_be_encoded():
     Path("caf\u00e9.txt").write_text("\u00e9\u4e2d\U0001f600 \u00fc\n" * 400)
@@ -1011,9 +1111,11 @@ def test_m11_output_that_can_not_be_encoded():
         assert out.startswith(b"\\u4e2d")
     one_line(ended(started[2]), GENERATE, "\\u4e01")
 
+
 # 12 and 13: paths, and what is said to be saved
 
 CAFE = os.fsdecode(b"caf\xe9")
+
 
 def test_m12_a_folder_that_is_not_utf8(command):
     result = command(TRAIN, *small("--out", CAFE))
@@ -1024,6 +1126,7 @@ def test_m12_a_folder_that_is_not_utf8(command):
         assert command(GENERATE, CAFE, "--length", 5)[0] == 0
     else:
         assert not os.path.exists(CAFE)  # refused before anything was made
+
 
 def test_m12_a_run_interrupted_in_a_folder_that_is_not_utf8(command):
     def interrupt():
@@ -1036,12 +1139,14 @@ def test_m12_a_run_interrupted_in_a_folder_that_is_not_utf8(command):
         assert UNTOUCHED not in out + err
         resume_run(Path(CAFE))
 
+
 def test_m12_a_model_that_is_not_utf8(command, model_file):
     model_file.rename(f"{CAFE}.safetensors")
     code, out, err = command(GENERATE, f"{CAFE}.safetensors", "--length", 5)
     if code:
         one_line((code, out, err), GENERATE)
     assert "not a safetensors file" not in err
+
 
 def test_m12_a_text_that_is_not_utf8_by_name(model_file):
     Path(f"{CAFE}.txt").write_text(LINE * 40)
@@ -1064,12 +1169,14 @@ def test_m12_a_text_that_is_not_utf8_by_name(model_file):
     else:
         assert not Path("m").exists()
 
+
 def test_m13_nothing_was_saved_is_said_of_a_renamed_folder(command):
     args = small("--out", "m", "--steps", 40)
     with at_call("fsync", 20, lambda: os.rename("m", "m2")):
         err = one_line(command(TRAIN, *args), TRAIN)
     assert UNTOUCHED not in err
     resume_run(Path("m2"))
+
 
 def test_m13_nothing_was_saved_is_said_of_a_bad_state(command):
     def spoil():
@@ -1081,6 +1188,7 @@ def test_m13_nothing_was_saved_is_said_of_a_bad_state(command):
         err = one_line(command(TRAIN, *args), TRAIN)
     assert UNTOUCHED not in err
     resume_run(Path("m"), previous=True)
+
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4, 5, 6, 12])
 def test_m13_what_is_said_to_be_saved_is(command, nth):
@@ -1094,13 +1202,17 @@ def test_m13_what_is_said_to_be_saved_is(command, nth):
     else:
         assert f"step {step}" in err and UNTOUCHED not in err
 
+
 # 14: what is saved can be loaded
+
 
 class MyGPT(GPT):
     "A model of the user's own"
 
+
 class MyFast(FastGPT):
     "Another"
+
 
 def unsaved(kind):
     "A model that may be saved or refused, but not saved and then refused"
@@ -1129,6 +1241,7 @@ def unsaved(kind):
         model.config = GPTConfig(5, **shape | {"n_layer": 2})
     return model
 
+
 UNSAVED = [
     "subclass",
     "fast subclass",
@@ -1143,6 +1256,7 @@ UNSAVED = [
     "not finite",
     "another shape",
 ]
+
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", UNSAVED)
@@ -1163,6 +1277,7 @@ def test_m14_saved_and_then_refused(kind):
     for name, t in back.state_dict().items():
         assert torch.equal(t.double(), whole[name].double()), name
 
+
 # 15: ordinary slips
 
 LONG = "a" * 300
@@ -1180,11 +1295,13 @@ HOSTS = [
     "https:///x",
 ]
 
+
 @pytest.mark.parametrize("url", HOSTS)
 def test_m15_a_host_that_can_not_be(command, hurry, url):
     with limits(20):
         result = command(TRAIN, "--corpus", url, *SMALL, "--out", "m")
     one_line(result, TRAIN, "download")
+
 
 @pytest.mark.parametrize("url", HOSTS + ["file:///etc/passwd", "ftp://a/b", ""])
 def test_m15_redirected_to_a_host_that_can_not_be(command, server, hurry, url):
@@ -1193,6 +1310,7 @@ def test_m15_redirected_to_a_host_that_can_not_be(command, server, hurry, url):
     with limits(20):
         result = command(TRAIN, "--corpus", moved, *SMALL, "--out", "m")
     one_line(result, TRAIN)
+
 
 ARGUMENTS = {
     "resume, too long": [TRAIN, "--resume", LONG],
@@ -1234,6 +1352,7 @@ ARGUMENTS = {
     ],
 }
 
+
 @pytest.mark.parametrize("args", ARGUMENTS.values(), ids=ARGUMENTS.keys())
 def test_m15_an_ordinary_slip(command, model_file, plain_user, args):
     small()
@@ -1244,6 +1363,7 @@ def test_m15_an_ordinary_slip(command, model_file, plain_user, args):
     with limits(10):
         one_line(command(name, *args), name)
 
+
 @pytest.mark.parametrize("folder", [LONG, "a/" * 3000, "closed/here", "own.txt"])
 def test_m15_a_data_folder_that_can_not_be(command, monkeypatch, plain_user, folder):
     small()
@@ -1252,16 +1372,19 @@ def test_m15_a_data_folder_that_can_not_be(command, monkeypatch, plain_user, fol
     for args in ([], ["--corpus", "tinyshakespeare"]):
         one_line(command(TRAIN, *SMALL, *args), TRAIN)
 
+
 @pytest.mark.parametrize("p", ["1e-46", "1e-38", "1e-8", "1e-320", "5e-324"])
 def test_m15_top_p_of_next_to_nothing(command, model_file, p):
     for path in (model_file, fast_file()):
         result = command(GENERATE, path, "--length", 20, "--top-p", p)
         sound(result, GENERATE)
 
+
 @pytest.mark.parametrize("t", ["1e-46", "1e-320", "1e300", "3.4e38", "1e-30"])
 def test_m15_a_temperature_of_next_to_nothing(command, model_file, t):
     result = command(GENERATE, model_file, "--length", 20, "--temperature", t)
     sound(result, GENERATE)
+
 
 @pytest.mark.parametrize(
     "gone",
@@ -1273,6 +1396,7 @@ def test_m15_a_finished_run_whose_models_are_gone(command, gone):
     for name in gone:
         Path("m", f"{name}.safetensors").unlink()
     sound(command(TRAIN, "--resume", "m"), TRAIN)
+
 
 def test_m15_a_backend_of_nonsense():
     rubbish = {"MPLBACKEND": "nonsense"}
@@ -1295,7 +1419,9 @@ def test_m15_a_backend_of_nonsense():
         assert "validation loss" in out
         assert Path(folder, "loss.png").read_bytes().startswith(b"\x89PNG")
 
+
 # 16: what can't be read is not missing
+
 
 def test_m16_an_unreadable_model_is_called_missing(command, model_file, plain_user):
     model_file.chmod(0)
@@ -1308,6 +1434,7 @@ def test_m16_an_unreadable_model_is_called_missing(command, model_file, plain_us
     err = one_line(command(GENERATE, "m"), GENERATE, "permission denied")
     assert "makes one" not in err
 
+
 @pytest.mark.parametrize("closed", ["m/run.safetensors", "m"])
 def test_m16_an_unreadable_state_is_called_missing(command, plain_user, closed):
     old_run(command)
@@ -1317,12 +1444,14 @@ def test_m16_an_unreadable_state_is_called_missing(command, plain_user, closed):
     err = one_line(result, TRAIN, "permission denied")
     assert "--previous" not in err
 
+
 def test_m16_an_unreadable_text_is_called_missing(command, model_file, plain_user):
     args = small()
     Path("own.txt").chmod(0)
     one_line(command(TRAIN, *args), TRAIN, "permission denied", "own.txt")
     args = [model_file, "--prompt-file", "own.txt"]
     one_line(command(GENERATE, *args), GENERATE, "permission denied")
+
 
 @pytest.mark.parametrize(
     "kind", ["folder", "link to nothing", "link to itself", "fifo"]
@@ -1344,15 +1473,19 @@ def test_m16_something_else_where_a_model_should_be(command, kind):
         result = command(GENERATE, "m")
     one_line(result, GENERATE, "m/model.safetensors")
 
+
 # 18: passwords
+
 
 def with_password(url, who="user:geheim77"):
     return url.replace("http://", f"http://{who}@")
+
 
 def told(folder, word):
     "The files, and their names, in which a word is"
     files = [p for p in Path(folder).rglob("*") if p.is_file()]
     return [p for p in files if word.encode() in p.read_bytes() or word in str(p)]
+
 
 @pytest.mark.parametrize(
     "who", ["user:geheim77", ":geheim77", "u%40x:geheim77%21", "a:b:geheim77"]
@@ -1376,6 +1509,7 @@ def test_m18_a_password_is_printed_and_stored(command, server, who):
     assert "geheim77" not in out + err
     assert told(".", "geheim77") == []
 
+
 def test_m18_a_password_in_what_goes_wrong(command, server, hurry):
     gone = server("/gone", answer(b"", 404))
     page = server("/page", answer(b"<html>", content_type="text/html"))
@@ -1397,7 +1531,9 @@ def test_m18_a_password_in_what_goes_wrong(command, server, hurry):
             err = one_line(command(TRAIN, "--corpus", url, *SMALL), TRAIN)
         assert "geheim77" not in err
 
+
 # 19: a closed terminal
+
 
 def test_m19_a_closed_terminal_ends_a_run_without_saving():
     gone = trained("--out", "m")
@@ -1416,19 +1552,23 @@ def test_m19_a_closed_terminal_ends_a_run_without_saving():
     nohup.send_signal(signal.SIGTERM)
     assert ended(nohup)[0] == 143
 
+
 # 20: writing takes as long as the text is
+
 
 class Endless(OnDevice):
     "A model that writes the same character for ever, at once"
 
     def read(self, idx):
-        return self.same[:len(idx)]
+        return self.same[: len(idx)]
+
 
 def endless():
     "One of those and its tokenizer, whose characters are large in memory"
     model = Endless(GPT(GPTConfig(16, block_size=8, n_embd=8, n_head=2, n_layer=1)))
     model.same = np.tile(np.arange(16) == 0, (4, 1)) * 99.0
     return model, CharTokenizer("".join(map(chr, range(0x1F600, 0x1F610))))
+
 
 @pytest.mark.parametrize(
     "stop", [None, "\U0001f601\U0001f602"], ids=["no stop", "stop"]
@@ -1444,6 +1584,7 @@ def test_m20_long_writing_is_quadratic(stop):
             times.append(time.perf_counter() - began)
     assert min(times[-4:]) < 3 * min(times[:4])
 
+
 def test_m20_writing_several_is_quadratic():
     times = []
     with limits(60):
@@ -1452,6 +1593,7 @@ def test_m20_writing_several_is_quadratic():
             write_several(*endless(), 4, None, length, 1)
             times.append(time.perf_counter() - began)
     assert times[2] < 28 * min(times[:2])  # 16 would be right
+
 
 @pytest.mark.parametrize(
     "more", [[], ["--samples", 3], ["--seed", 1]], ids=["one", "three", "fast"]
@@ -1467,6 +1609,7 @@ def test_m20_a_long_prompt(command, model_file, more):
         assert code == 0, err
         assert out.startswith(prompt * 2)
 
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_m20_a_long_prompt_counts_as_far_as_it_did(layers):
     model, tok = load_model(fast_file(n_layer=layers, recent=3))
@@ -1477,7 +1620,9 @@ def test_m20_a_long_prompt_counts_as_far_as_it_did(layers):
             whole = model(idx)[0][:, -1].argmax(-1)
         assert torch.equal(model.generate(idx, 1, temperature=0)[:, -1], whole)
 
+
 # Low: the first second
+
 
 def test_low_ctrl_c_in_the_first_second():
     args = small("--out", "m")
@@ -1494,6 +1639,7 @@ def test_low_ctrl_c_in_the_first_second():
         if code in (0, 2):  # it was over already
             assert name != TRAIN
 
+
 def test_low_a_working_folder_that_is_gone(model_file):
     line = "mkdir gone; cd gone; rmdir ../gone; "
     started = [
@@ -1504,6 +1650,7 @@ def test_low_a_working_folder_that_is_gone(model_file):
     for process, name in zip(started, ["train", "generate", "speedrun"], strict=True):
         result = ended(process)
         assert not sound(result, f"charlm-{name}") or name == "generate"
+
 
 # Low: numbers
 
@@ -1579,6 +1726,7 @@ OPTIONS += [
 OPTIONS = [(c, o, v) for c, o, v in OPTIONS if not (str(v) == "0" and o in MAY_BE_0)]
 OPTIONS += [(c, o, 10**18) for c, names in WHOLE.items() for o in names if o in SIZES]
 
+
 @pytest.mark.parametrize(
     "name, option, value",
     OPTIONS,
@@ -1592,6 +1740,7 @@ def test_low_numbers_out_of_range(command, model_file, name, option, value):
     parsed(result, name)
     assert "not enough memory" not in result[2]
     assert not Path("m").exists()
+
 
 @pytest.mark.parametrize(
     "name, value",
@@ -1620,7 +1769,9 @@ def test_low_settings_of_the_wrong_type(name, value):
         else:
             TrainConfig(**{name: value})
 
+
 # Low: crafted models
+
 
 def test_low_a_missing_weight_is_named(command, model_file):
     path = crafted(
@@ -1628,13 +1779,16 @@ def test_low_a_missing_weight_is_named(command, model_file):
     )
     one_line(command(GENERATE, path), GENERATE, path, "lm_head.bias")
 
+
 def change(**values):
     "A change to what a file says"
     return lambda tensors, about: about.update(values)
 
+
 def all_weights(f):
     "A change to every number of a file"
     return lambda tensors, about: tensors.update({n: f(t) for n, t in tensors.items()})
+
 
 WORDS = {
     "chars numbers": change(chars=[1] * 19),
@@ -1680,6 +1834,7 @@ WORDS = {
     ),
 }
 
+
 @pytest.mark.parametrize("do", WORDS.values(), ids=WORDS.keys())
 def test_low_a_crafted_model(command, model_file, do):
     path = crafted(model_file, "model", do)
@@ -1689,6 +1844,7 @@ def test_low_a_crafted_model(command, model_file, do):
     assert "not enough memory" not in err
     with pytest.raises(BadInput):
         load_model(path)
+
 
 ODD = {
     "weights of 3e38": all_weights(lambda t: torch.full_like(t, 3e38)),
@@ -1705,12 +1861,14 @@ ODD = {
     "float64 weights": all_weights(lambda t: t.double()),
 }
 
+
 @pytest.mark.parametrize("do", ODD.values(), ids=ODD.keys())
 def test_low_an_odd_model(command, model_file, do):
     path = crafted(model_file, "model", do)
     with limits(5):
         for more in ([], ["--samples", 2], ["--temperature", 0]):
             sound(command(GENERATE, path, "--length", 20, *more), GENERATE)
+
 
 def reheaded(path, f):
     "A safetensors file whose header has been changed"
@@ -1722,6 +1880,7 @@ def reheaded(path, f):
         len(header).to_bytes(8, "little") + header + data[8 + n :]
     )
     return "headed"
+
 
 def more_of(**entry):
     "A tensor more in a header"
@@ -1735,6 +1894,7 @@ def more_of(**entry):
         }
 
     return add
+
 
 HEADERS = {
     "shape of 2^63": more_of(shape=[0, 2**63]),
@@ -1755,13 +1915,16 @@ HEADERS = {
     "no words": lambda header: {k: v for k, v in header.items() if k != "__metadata__"},
 }
 
+
 @pytest.mark.parametrize("f", HEADERS.values(), ids=HEADERS.keys())
 def test_low_a_crafted_header(command, model_file, f):
     path = reheaded(model_file, f)
     with limits(5):
         one_line(command(GENERATE, path), GENERATE, path)
 
+
 # Low: crafted states
+
 
 def drop(*names):
     "Leave out of a state what begins so"
@@ -1774,14 +1937,17 @@ def drop(*names):
 
     return do
 
+
 def put(**values):
     "Add numbers to a state"
     named = {n.replace("__", "."): t for n, t in values.items()}
     return lambda tensors, about: tensors.update(named)
 
+
 def entry(**values):
     "A change to the last line of the history"
     return lambda tensors, about: about["history"][-1].update(values)
+
 
 BAD = ["x", None, [], {}, True, 1.5, -1, 10**400]
 STATES = {f"step {v!r:.20}": change(step=v) for v in BAD}
@@ -1852,6 +2018,7 @@ HARMLESS = {n for n in STATES if n.startswith("name '")} | {
     "seconds -1.5",
 }
 
+
 @pytest.mark.parametrize("name", sorted(HARMLESS))
 def test_low_an_odd_state(command, name):
     old_run(command)
@@ -1861,6 +2028,7 @@ def test_low_an_odd_state(command, name):
         result = command(TRAIN, "--resume", "m")
     sound(result, TRAIN)
     assert "\x1b" not in result[1]
+
 
 @pytest.mark.parametrize("name", [n for n in STATES if n not in HARMLESS])
 def test_low_a_crafted_state(command, name):
@@ -1873,7 +2041,9 @@ def test_low_a_crafted_state(command, name):
     assert len(err) < 10_000
     assert Path("m/run.safetensors").read_bytes() == state  # refused, not overwritten
 
+
 # Low: messages
+
 
 def test_low_previous_with_only_the_last_state(command):
     old_run(command)
@@ -1881,11 +2051,13 @@ def test_low_previous_with_only_the_last_state(command):
     err = one_line(command(TRAIN, "--resume", "m", "--previous"), TRAIN)
     assert "makes one" not in err
 
+
 def test_low_a_text_that_moved(command):
     old_run(command)
     os.rename("own.txt", "moved.txt")
     one_line(command(TRAIN, "--resume", "m"), TRAIN, "--corpus")
     assert command(TRAIN, "--resume", "m", "--corpus", "moved.txt")[0] == 0
+
 
 ODD_PATHS = [
     "a\nb",
@@ -1896,6 +2068,7 @@ ODD_PATHS = [
     "a\x07",
     "-" * 40 + "\n",
 ]
+
 
 @pytest.mark.parametrize("path", ODD_PATHS)
 def test_low_a_path_with_control_characters(command, model_file, path):
@@ -1910,6 +2083,7 @@ def test_low_a_path_with_control_characters(command, model_file, path):
         result = command(TRAIN, *small(f"--{option}={path}"))
         one_line(result, TRAIN)
 
+
 @pytest.mark.parametrize("out", ["my run", "it's", "$HOME", "-m", "a;b"])
 def test_low_what_to_type_next_is_quoted(command, out):
     code, printed, err = command(TRAIN, *small(f"--out={out}"))
@@ -1917,10 +2091,12 @@ def test_low_what_to_type_next_is_quoted(command, out):
     last = printed.splitlines()[-1].partition("charlm-generate ")[2]
     assert [Path(word) for word in shlex.split(last) if word != "--"] == [Path(out)]
 
+
 def test_low_a_path_named_like_a_text():
     with pytest.raises(BadInput) as caught:
         texts.load_corpus(Path("bundled"))
     assert "did you mean 'bundled'?" not in str(caught.value)
+
 
 def test_low_a_text_without_end(command, model_file):
     zeros = Path("zeros")
@@ -1933,6 +2109,7 @@ def test_low_a_text_without_end(command, model_file):
         with limits(10):
             err = one_line(command(name, *args), name)
         assert "batch_size" not in err and "length" not in err
+
 
 # Low: ids
 
@@ -1956,6 +2133,7 @@ DOORS = {
     "attention_maps": attention_maps,
 }
 
+
 def make_model(kind):
     "A small model of 5 characters"
     torch.manual_seed(1)
@@ -1968,14 +2146,17 @@ def make_model(kind):
         else GPT(GPTConfig(V, **shape))
     )
 
+
 KINDS = [(kind, door) for kind in ("GPT", "FastGPT") for door in DOORS]
 KINDS += [("BigramLM", "forward"), ("BigramLM", "generate")]
+
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
 @pytest.mark.parametrize("kind, door", KINDS)
 def test_low_a_batch_of_ids_that_are_none(kind, door, rows):
     with pytest.raises(BadInput):
         DOORS[door](make_model(kind), rows)
+
 
 TEXTS = {
     name: rows[0].repeat(20) for name, rows in ROWS.items() if rows.shape == (1, 3)
@@ -1990,12 +2171,14 @@ SCORES = {
     ),
 }
 
+
 @pytest.mark.parametrize("ids", TEXTS.values(), ids=TEXTS.keys())
 @pytest.mark.parametrize("door", SCORES)
 @pytest.mark.parametrize("kind", ["GPT", "FastGPT"])
 def test_low_a_text_of_ids_that_are_none(kind, door, ids):
     with pytest.raises(BadInput):
         SCORES[door](make_model(kind), ids)
+
 
 @pytest.mark.parametrize("door", ["evaluate", "surprise"])
 def test_low_a_text_that_is_empty(door):
@@ -2007,12 +2190,14 @@ def test_low_a_text_that_is_empty(door):
         with pytest.raises(BadInput):
             SCORES[door](make_model("GPT"), ids)
 
+
 def test_low_a_tokenizer_of_another_model():
     for kind in ("GPT", "FastGPT"):
         with pytest.raises(BadInput):
             write(make_model(kind), CharTokenizer("abcdefghi"), "i", 3)
         with pytest.raises(BadInput):
             list(stream_text(make_model(kind), CharTokenizer("abcdefghi"), "i", 3))
+
 
 @pytest.mark.parametrize(
     "ids",
@@ -2037,6 +2222,7 @@ def test_low_a_tokenizer_of_another_model():
 def test_low_decoding_what_is_no_text(ids):
     with pytest.raises(BadInput):
         CharTokenizer("abcde").decode(ids)
+
 
 def test_low_decoding_nothing():
     tok = CharTokenizer("abcde")

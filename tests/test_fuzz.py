@@ -42,11 +42,13 @@ from charlm.data import BadInput, CharTokenizer
 pytestmark = pytest.mark.filterwarnings("ignore")
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "charlm-hypothesis"))
 
+
 def examples(few, many):
     "So many of them in `make test`, and so many behind the mark"
     return pytest.mark.parametrize(
         "n", [few, pytest.param(many, marks=pytest.mark.full)]
     )
+
 
 def search(n, strategy, check):
     "Call `check` with n of what a strategy makes"
@@ -65,6 +67,7 @@ def search(n, strategy, check):
 
     one()
 
+
 @contextmanager
 def folder():
     "An empty working folder for one example"
@@ -75,6 +78,7 @@ def folder():
             yield
         finally:
             os.chdir(before)
+
 
 def answered(command, name, args, size=None):
     "Run a command within its limits; returns whether it accepted what it was given"
@@ -94,6 +98,7 @@ def answered(command, name, args, size=None):
         fine = rf"({name}: warning: .*\n|[\d,]+ characters in .* s, .* a second\n)*"
         assert re.fullmatch(fine, err), err
     return code == 0
+
 
 # What is made up
 
@@ -155,6 +160,7 @@ JSON = st.recursive(
 )
 ANY = st.sampled_from(EXTREME) | st.sampled_from(NASTY) | JSON
 
+
 def places(value, path=()):
     "The way to every part of something read from JSON"
     yield path
@@ -162,6 +168,7 @@ def places(value, path=()):
     parts = enumerate(value) if isinstance(value, list) else parts
     for key, part in parts:
         yield from places(part, (*path, key))
+
 
 @st.composite
 def changed(draw, value, times=2):
@@ -190,6 +197,7 @@ def changed(draw, value, times=2):
             break
     return value
 
+
 TYPES = [
     torch.float16,
     torch.bfloat16,
@@ -204,12 +212,14 @@ TYPES = [
 ]
 VALUES = [0.0, 1.0, -1.0, -1e5, 1e30, 3e38, -3e38, float("nan"), float("inf")]
 
+
 def filled(t, value, all_of_it):
     "A tensor in which everything, or the last number, is another"
     t = t.clone()
     flat = t.view(-1)[0 if all_of_it else -1 :]
     flat[:] = torch.tensor(value).to(t.dtype)
     return t
+
 
 CHANGES = {
     "type": lambda t, draw: t.to(draw(st.sampled_from(TYPES))),
@@ -222,6 +232,7 @@ CHANGES = {
     "empty": lambda t, draw: t.new_empty(0, 3),
 }
 
+
 class Content:
     "What a file holds, and what it says; short when printed"
 
@@ -233,6 +244,7 @@ class Content:
 
     def __repr__(self):
         return f"{self.done} {self.about!r}"[:5000]
+
 
 def changed_content(tensors, about):
     "Contents of which some have another type, shape, value or name, or are gone"
@@ -260,6 +272,7 @@ def changed_content(tensors, about):
 
     return make()
 
+
 @st.composite
 def changed_bytes(draw, data):
     "A file in which bytes are changed, cut off, put in or doubled"
@@ -284,10 +297,12 @@ def changed_bytes(draw, data):
             data = draw(st.binary(max_size=200))
     return data
 
+
 def header_of(data):
     "What is in front of the numbers of a safetensors file, and those numbers"
     n = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + n]), data[8 + n :]
+
 
 @st.composite
 def reheaded(draw, data):
@@ -302,12 +317,15 @@ def reheaded(draw, data):
     front = json.dumps(header).encode()
     return len(front).to_bytes(8, "little") + front + numbers
 
+
 # Model files
+
 
 @pytest.fixture(params=["GPT", "FastGPT"])
 def any_model(request, model_file):
     "The path of a small model of each kind"
     return model_file if request.param == "GPT" else Path(fast_file())
+
 
 def generate(command, data):
     "Write with what may be a model"
@@ -315,11 +333,13 @@ def generate(command, data):
     args = ["fuzz.safetensors", "--length", 3, "--seed", 1]
     return answered(command, GENERATE, args, len(data))
 
+
 @examples(300, 6000)
 def test_models_that_say_something_else(command, any_model, n):
     tensors, about = content(any_model, "model")
     made = changed_content(tensors, about)
     search(n, made, lambda it: generate(command, it.bytes()))
+
 
 @examples(200, 6000)
 def test_model_files_of_changed_bytes(command, any_model, n):
@@ -327,9 +347,11 @@ def test_model_files_of_changed_bytes(command, any_model, n):
     files = changed_bytes(data) | reheaded(data)
     search(n, files, lambda it: generate(command, it))
 
+
 # States of runs
 
 LONG = ("steps", "eval_iters", "batch_size", "eval_interval")
+
 
 def patient(about):
     "Would this state rightly keep us waiting?"
@@ -337,11 +359,13 @@ def patient(about):
     found = [config.get(name) for name in LONG] if isinstance(config, dict) else []
     return any(isinstance(v, int | float) and 100 < v < 2**63 for v in found)
 
+
 def resume(command, data, *more):
     "Continue what may be a run"
     shutil.copytree("m", "fuzz", dirs_exist_ok=True)
     Path("fuzz/run.safetensors").write_bytes(data)
     return answered(command, TRAIN, ["--resume", "fuzz", *more], len(data))
+
 
 @examples(120, 2000)
 def test_states_that_say_something_else(command, n):
@@ -357,6 +381,7 @@ def test_states_that_say_something_else(command, n):
 
     search(n, changed_content(tensors, about), check)
 
+
 @examples(60, 1000)
 def test_state_files_of_changed_bytes(command, n):
     old_run(command)
@@ -369,6 +394,7 @@ def test_state_files_of_changed_bytes(command, n):
             resume(command, it)
 
     search(n, changed_bytes(data) | reheaded(data), check)
+
 
 # Command lines
 
@@ -484,6 +510,7 @@ OPTIONS = {
     },
 }
 
+
 @st.composite
 def lines(draw, name):
     "Options of a command, most of them as they should be"
@@ -494,6 +521,7 @@ def lines(draw, name):
             value = "" if kind == "flag" else f"={draw(KINDS[kind])}"
             args.append(f"--{option}{value}")
     return args
+
 
 @examples(60, 800)
 @pytest.mark.parametrize("name", OPTIONS)
@@ -517,6 +545,7 @@ def test_command_lines(command, model_file, monkeypatch, name, n):
             answered(command, name, [*before, *more])
 
     search(n, lines(name), check)
+
 
 # Texts
 
@@ -544,6 +573,7 @@ PIECES = st.lists(
 ).map(b"".join)
 TEXTS = st.tuples(PIECES, st.sampled_from([300, 1])).map(lambda it: it[0] * it[1])
 
+
 @examples(250, 20_000)
 def test_texts_are_read_or_refused(n):
     def check(data):
@@ -561,6 +591,7 @@ def test_texts_are_read_or_refused(n):
 
     search(n, TEXTS, check)
 
+
 @examples(20, 500)
 def test_texts_are_learned(command, n):
     def check(data):
@@ -571,6 +602,7 @@ def test_texts_are_learned(command, n):
                 assert answered(command, GENERATE, ["m", "--length", 9])
 
     search(n, TEXTS, check)
+
 
 @examples(80, 5000)
 def test_prompts(command, model_file, n):
