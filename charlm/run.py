@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST_FILES', 'LATER_FILES', 'STARTING', 'STARTED', 'FREE', 'fresh_folder', 'run_folder', 'check_free', 'discard',
            'settle', 'locked', 'Run', 'new_run', 'check_same', 'find_text', 'read_state', 'resume_run', 'rebuild',
-           'interruptions', 'count_pairs', 'pair_loss', 'memory_needed', 'check_fits', 'write_events', 'given_for']
+           'interruptions', 'count_pairs', 'pair_loss', 'memory_needed', 'check_fits', 'write_events']
 
 # %% ../nbs/94_run.ipynb #8d415f81
 import json, math, os, shlex, signal, threading, warnings
@@ -147,13 +147,13 @@ class Run:
 
 # %% ../nbs/94_run.ipynb #861021d4
 def new_run(
-    folder:Path|None, # where the results go; None: to be said later
+    folder:Path, # where the results go; exists and can be written to
     corpus:Corpus, # what to learn from
     recipe:Recipe, # what to train, and how
     overwrite:bool=False, # may the results of an earlier run be replaced?
 ) -> Run:
     "A run that has not taken a step"
-    replaces = folder is not None and check_free(folder, overwrite)
+    replaces = check_free(folder, overwrite)
     trainer, tok = recipe.start(corpus)
     return Run(folder, corpus, tok, trainer, replaces)
 
@@ -472,11 +472,3 @@ def write_events(
         for name in ("train", "val", "lr", "tokens_per_s"): writer.add_scalar(name, getattr(e, name), e.step)
         writer.flush()
     return put
-
-# %% ../nbs/94_run.ipynb #760a6d21
-def given_for(
-    cls:type, # a dataclass
-    settings:dict, # name -> value, None for what was not given
-) -> dict: # those that are fields of `cls` and not None
-    "The settings that belong to `cls`"
-    return {f.name: settings[f.name] for f in fields(cls) if settings.get(f.name) is not None}
