@@ -25,14 +25,19 @@ from .checks import BadInput, check_choice, check_number, shown
 def pick_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
-    'The device to train on: what was asked for, or with "auto" the first of CUDA, MPS and CPU that is there'
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto": return torch.device(next(name for name,there in has.items() if there))
+    'What was asked for; with "auto" the first of CUDA, MPS and CPU that is there'
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    has = {"cuda": cuda, "mps": mps, "cpu": True}
+    if device == "auto": return torch.device([name for name in has if has[name]][0])
     kind, colon, number = str(device).partition(":")
-    if kind not in has or (colon and not (kind == "cuda" and number.isdigit())): raise BadInput(f"device is {shown(device)}; choose auto, cpu, cuda or mps")
-    if not has[kind]: raise BadInput(f"device is {device!r}, but torch finds no such hardware here; choose auto or cpu")
-    if kind == "cuda" and int((number or "0")[:9]) >= torch.cuda.device_count():
-        raise BadInput(f"device is {shown(device)}, but the last of {torch.cuda.device_count()} is cuda:{torch.cuda.device_count() - 1}")
+    numbered = kind == "cuda" and number.isdigit()
+    if kind not in has or (colon and not numbered):
+        raise BadInput(f"device is {shown(device)}; choose auto, cpu, cuda or mps")
+    if not has[kind]: raise BadInput(f"device is {device!r}, but torch finds no such "
+        "hardware here; choose auto or cpu")
+    cards = torch.cuda.device_count()
+    if kind == "cuda" and int((number or "0")[:9]) >= cards: raise BadInput(
+        f"device is {shown(device)}, but the last of {cards} is cuda:{cards - 1}")
     return torch.device(device)
 
 # %% ../nbs/92_hardware.ipynb #3cf621e6
@@ -40,8 +45,9 @@ def pick_threads(
     model:nn.Module, # the model to train
     batch_size:int, # blocks in a step
 ) -> int: # processor threads
-    "One thread per billion multiplications and additions in a step, and never more than torch would use"
-    work = 6 * model.num_params() * batch_size * model.config.block_size      # forward 2 per parameter and token, backward 4
+    "One thread for each billion multiplications and additions in a step"
+    tokens = batch_size * model.config.block_size
+    work = 6 * model.num_params() * tokens        # forward 2 a parameter, backward 4
     return max(1, min(torch.get_num_threads(), int(work / 1e9)))
 
 # %% ../nbs/92_hardware.ipynb #1255d78a
@@ -58,24 +64,27 @@ def using_threads(
 # %% ../nbs/92_hardware.ipynb #869d3aee
 def malloc_options(
     mmap_max:int, # pieces that may come straight from the system at any one time
-    trim_threshold:int, # free bytes at the end of the heap beyond which they go back; -1: never
+    trim_threshold:int, # free bytes at the heap's end that are kept; -1: all
 ) -> bool: # was it done?
-    "Tell glibc, through its function `mallopt`, what to do with memory that has been freed; other C libraries know nothing of this"
+    "Tell glibc, by its function `mallopt`, what to do with memory that is freed"
     if not sys.platform.startswith("linux"): return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4     # their numbers in malloc.h
-    wanted = {M_MMAP_MAX: mmap_max, M_TRIM_THRESHOLD: trim_threshold, M_MMAP_THRESHOLD: 2**25}      # the last as glibc sets it itself in time
-    return mallopt is not None and all([mallopt(option, value) for option,value in wanted.items()])
+    if mallopt is None: return False                # another C library
+    # Their numbers in glibc's malloc.h
+    TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+    done = [mallopt(MMAP_MAX, mmap_max), mallopt(TRIM_THRESHOLD, trim_threshold),
+        mallopt(MMAP_THRESHOLD, 2**25)]             # as glibc sets it itself in time
+    return all(done)
 
 # %% ../nbs/92_hardware.ipynb #a79d5cdc
 @contextmanager
 def keeping_memory():
-    "Keep freed memory for use again as long as the block lasts, instead of giving it back to the system; then give it back. Not to be nested"
+    "Keep freed memory for use again as long as the block lasts. Not to be nested"
     done = malloc_options(0, -1)
     try: yield
     finally:
         if done:
-            malloc_options(65536, 2**26)                              # glibc's own settings, once a program has used large pieces
+            malloc_options(65536, 2**26)            # as glibc does by itself
             ctypes.CDLL(None).malloc_trim(0)
 
 # %% ../nbs/92_hardware.ipynb #8e13d037
@@ -88,20 +97,24 @@ def available_memory(
     import resource
     free = []
     try:
-        said = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        said = dict(line.split(":") for line in lines)
         free.append(1024 * int(said["MemAvailable"].split()[0]))
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = pages * resource.getpagesize()
         if limit != resource.RLIM_INFINITY: free.append(limit - used)
     except (OSError, KeyError, ValueError): pass
-    group = Path("/sys/fs/cgroup")                            # what a container may use
-    try: free.append(int((group/"memory.max").read_text()) - int((group/"memory.current").read_text()))
+    group = Path("/sys/fs/cgroup")                  # what a container may use
+    try:
+        most = int((group/"memory.max").read_text())
+        free.append(most - int((group/"memory.current").read_text()))
     except (OSError, ValueError): pass
     return min(free, default=None)
 
 # %% ../nbs/92_hardware.ipynb #845a6333
 def cpu_has_bf16() -> bool:
-    "Does this processor multiply bfloat16 matrices in hardware (AMX, AVX512-BF16, or Arm's BF16)?"
+    "Does this processor multiply bfloat16 matrices (AMX, AVX512-BF16, Arm's BF16)?"
     try: flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError: return False
     return bool(flags & {"amx_bf16", "avx512_bf16", "bf16"})
@@ -111,7 +124,8 @@ def cuda_has_bf16(
     device:torch.device, # an NVIDIA card
 ) -> bool:
     "Does this card compute in bfloat16, rather than imitate it?"
-    with torch.cuda.device(device): return torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 # %% ../nbs/92_hardware.ipynb #10b8a0c3
 def casting(
@@ -119,7 +133,8 @@ def casting(
     dtype:torch.dtype, # precision of matrix products
 ): # a context manager
     "Matrix products in `dtype`, as long as the block lasts"
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+    if dtype == torch.float32: return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
 
 # %% ../nbs/92_hardware.ipynb #10e55959
 def keeping_chance(
@@ -140,35 +155,44 @@ def step_seconds(
     rows, twin = min(batch_size, max(1, 2048 // T)), deepcopy(model).train()
     x = torch.zeros(rows, T, dtype=torch.long, device=device)
     times = {dtype: [] for dtype in dtypes}
+    def step(dtype):
+        start = time.perf_counter()
+        with casting(device, dtype): loss = twin(x, x)[1]
+        loss.backward()
+        loss.item()                                 # on a GPU: wait for the result
+        return time.perf_counter() - start
     with keeping_chance(device):
         for _ in range(rounds):
-            for dtype in dtypes:                                     # taking turns
-                start = time.perf_counter()
-                with casting(device, dtype): loss = twin(x, x)[1]
-                loss.backward()
-                loss.item()                                          # on a GPU: wait for the result
-                times[dtype].append(time.perf_counter() - start)
-    return {dtype: min(found[1:]) * batch_size / rows for dtype,found in times.items()}
+            for dtype in dtypes: times[dtype].append(step(dtype))     # taking turns
+    fastest = {dtype: min(found[1:]) for dtype,found in times.items()}
+    return {dtype: seconds * batch_size / rows for dtype,seconds in fastest.items()}
 
 # %% ../nbs/92_hardware.ipynb #08ae029f
 def pick_dtype(
     dtype:str, # "auto", "float32", "bfloat16" or "float16"
     device:torch.device, # where the model runs
-    seconds=None, # a function: dtypes -> {dtype: seconds a step}; asked only on a processor that has bfloat16
-    large:bool=False, # is the model large enough to take bfloat16 unless it is slower?
+    # a function: dtypes -> {dtype: seconds a step}; asked only on a processor that has
+    # bfloat16
+    seconds=None,
+    large:bool=False, # is the model so large that bfloat16 need not be much faster?
 ) -> tuple[torch.dtype,str]: # precision of matrix products, and why
     "The precision to train in"
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    if dtype == "float16" and device.type != "cuda": raise BadInput(f"dtype is 'float16', which needs an NVIDIA GPU, but the device is {device}; choose auto or float32")
-    if dtype == "bfloat16" and device.type == "cuda" and not cuda_has_bf16(device): raise BadInput("dtype is 'bfloat16', but this GPU has none; choose auto or float16")
+    on_cuda = device.type == "cuda"
+    if dtype == "float16" and not on_cuda: raise BadInput("dtype is 'float16', which "
+        f"needs an NVIDIA GPU, but the device is {device}; choose auto or float32")
+    if dtype == "bfloat16" and on_cuda and not cuda_has_bf16(device): raise BadInput(
+        "dtype is 'bfloat16', but this GPU has none; choose auto or float16")
     if dtype != "auto": return getattr(torch, dtype), "as asked"
-    if device.type == "cuda": return (torch.bfloat16, "the GPU has it") if cuda_has_bf16(device) else (torch.float16, "the GPU has no bfloat16")
+    if on_cuda and cuda_has_bf16(device): return torch.bfloat16, "the GPU has it"
+    if on_cuda: return torch.float16, "the GPU has no bfloat16"
     if device.type != "cpu": return torch.float32, f"safest on {device.type}"
     if not cpu_has_bf16(): return torch.float32, "the processor has no bfloat16"
     found = seconds([torch.float32, torch.bfloat16])
     plain, fast = found[torch.float32], found[torch.bfloat16]
     said = f"float32 {1000 * plain:.0f} ms a step, bfloat16 {1000 * fast:.0f}"
-    return (torch.bfloat16 if fast < (1. if large else 0.8) * plain else torch.float32), said
+    worth_it = fast < (1. if large else 0.8) * plain
+    return (torch.bfloat16 if worth_it else torch.float32), said
 
 # %% ../nbs/92_hardware.ipynb #45da3cf6
 def to_device(
@@ -183,19 +207,20 @@ def to_device(
 def compiles_well(
     device:torch.device, # where the model runs
 ) -> bool:
-    "Is torch's compiler worth its time here? On NVIDIA cards since 2017 (capability 7.0), which it needs"
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    "Is torch's compiler worth its time? On NVIDIA cards since 2017, which it needs"
+    if device.type != "cuda": return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 # %% ../nbs/92_hardware.ipynb #21bf160e
 def check_compiler(
     device:torch.device, # where the model runs
 ):
-    "Raise `BadInput` where torch's compiler lacks what it needs on a processor: a C++ compiler"
+    "Raise `BadInput` where torch's compiler lacks the C++ compiler that it needs"
     if device.type != "cpu": return
     wanted = os.environ.get("CXX") or "g++"
-    if not any(map(shutil.which, (wanted, "g++", "clang++", "c++"))):
-        raise BadInput("compile is 'yes', but there is no C++ compiler here, such as g++; "
-            "install one, or leave out compile")
+    if not any(map(shutil.which, (wanted, "g++", "clang++", "c++"))): raise BadInput(
+        "compile is 'yes', but there is no C++ compiler here, such as g++; "
+        "install one, or leave out compile")
 
 # %% ../nbs/92_hardware.ipynb #1005883c
 def in_jupyter() -> bool:
@@ -210,7 +235,8 @@ def keep_mask(
 ) -> Tensor: # 0 or 1, uint8
     "Which numbers stay: each decided by 16 random bits of torch's global generator"
     n = math.prod(shape)
-    bits = torch.empty(n // 4 + 1, dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n].view(shape)
+    draws = torch.empty(n // 4 + 1, dtype=torch.int64).random_(-2**63, None)
+    bits = draws.view(torch.int16)[:n].view(shape)      # from -32,768 to 32,767
     return (bits >= dropped - 2**15).view(torch.uint8)
 
 # %% ../nbs/92_hardware.ipynb #06b58294
@@ -222,7 +248,7 @@ def check_dropout(
 
 # %% ../nbs/92_hardware.ipynb #1bd8ffaf
 class Dropout(nn.Module):
-    "In training, zero a random share `p` of numbers and scale up the others (Srivastava et al., 2014)"
+    "In training, zero a share `p` and scale up the rest (Srivastava et al., 2014)"
     def __init__(self,
         p:float=0., # share zeroed, at least 0 and less than 1
     ):
@@ -244,11 +270,14 @@ def attend(
     v:Tensor, # values, likewise
     dropout:Dropout, # of the weights
 ) -> Tensor: # (B,n_head,T,head_size)
-    "Causal attention in all heads: torch's own where that is fastest, else step by step"
+    "Causal attention in all heads: torch's own where that is fastest"
     p = dropout.p if dropout.training else 0.
     if q.device.type != "cpu" or (q.dtype == torch.float32 and not p):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
     T = q.shape[-2]
     mask = torch.full((T, T), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
-    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1]**-0.5)
-    return (dropout(scores.softmax(-1)) @ v.flatten(0, 1)).unflatten(0, q.shape[:2])
+    heads = [t.flatten(0, 1) for t in (q, k, v)]    # each (B * n_head, T, head_size)
+    scale, keys = q.shape[-1]**-0.5, heads[1].transpose(1, 2)
+    scores = torch.baddbmm(mask, heads[0], keys, alpha=scale)    # mask + scale q k
+    y = dropout(scores.softmax(-1)) @ heads[2]
+    return y.unflatten(0, q.shape[:2])
