@@ -151,6 +151,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'charlm.data.check_length': ('data.html#check_length', 'charlm/data.py'),
                              'charlm.data.get_batch': ('data.html#get_batch', 'charlm/data.py'),
                              'charlm.data.smallest_int': ('data.html#smallest_int', 'charlm/data.py'),
+                             'charlm.data.to_tensor': ('data.html#to_tensor', 'charlm/data.py'),
                              'charlm.data.train_val_split': ('data.html#train_val_split', 'charlm/data.py')},
             'charlm.generate': { 'charlm.generate.OnDevice': ('generate.html#ondevice', 'charlm/generate.py'),
                                  'charlm.generate.OnDevice.__init__': ('generate.html#ondevice.__init__', 'charlm/generate.py'),
