@@ -150,6 +150,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'charlm.data.check_length': ('data.html#check_length', 'charlm/data.py'),
                              'charlm.data.get_batch': ('data.html#get_batch', 'charlm/data.py'),
                              'charlm.data.smallest_int': ('data.html#smallest_int', 'charlm/data.py'),
+                             'charlm.data.to_tensor': ('data.html#to_tensor', 'charlm/data.py'),
                              'charlm.data.train_val_split': ('data.html#train_val_split', 'charlm/data.py')},
             'charlm.fast': { 'charlm.fast.FastBlock': ('fast.html#fastblock', 'charlm/fast.py'),
                              'charlm.fast.FastBlock.__init__': ('fast.html#fastblock.__init__', 'charlm/fast.py'),
