@@ -22,16 +22,21 @@ def attention_maps(
     model:GPT, # any model
     idx:Tensor, # token ids, (B,T), T up to `block_size`
 ) -> Tensor: # weights, (n_layer,B,n_head,T,T): row t says where position t looks
-    "What every head of every block attends to"
-    layers, entered, T = [block.sa for block in model.blocks], [], check_idx(idx, model.config.vocab_size).shape[-1]
+    "What every head of every layer attends to"
+    T = check_idx(idx, model.config.vocab_size).shape[1]
     check_causal(T, model.config.block_size)
-    hooks = [layer.register_forward_pre_hook(lambda layer, args: entered.append(args[0])) for layer in layers]
+    layers, entered = [block.sa for block in model.blocks], []
+    def note(layer, args): entered.append(args[0])
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
         with evaluating(model): model.forward(idx)
     finally:
         for hook in hooks: hook.remove()
-    pairs = [layer.project(x)[:2] for layer, x in zip(layers, entered, strict=True)]
-    return torch.stack([attention_weights(q, k, layer.rows(T)) for (q, k), layer in zip(pairs, layers, strict=True)])
+    maps = []
+    for layer,x in zip(layers, entered, strict=True):
+        q, k, _ = layer.project(x)                      # (B,n_head,T,head_size) each
+        maps.append(attention_weights(q, k, layer.rows(T)))
+    return torch.stack(maps)
 
 # %% ../nbs/06_inside.ipynb #77050265
 def plot_attention(
@@ -41,12 +46,13 @@ def plot_attention(
     "One picture a head: which characters (columns) each character (row) looks at"
     from matplotlib.figure import Figure
     n_layer, n_head, T, _ = maps.shape
-    if len(text) != T: raise BadInput(f"the maps are of {T} characters, the text has {len(text)}")
+    if len(text) != T:
+        raise BadInput(f"the maps are of {T} characters, the text has {len(text)}")
     fig = Figure(figsize=(2.6 * n_head, 2.7 * n_layer), layout="constrained")
     for i,row in enumerate(fig.subplots(n_layer, n_head, squeeze=False)):
         for j,ax in enumerate(row):
             ax.imshow(maps[i,j].float().cpu(), cmap="magma_r", vmin=0, vmax=1)
-            ax.set_title(f"block {i}, head {j}", fontsize=9)
+            ax.set_title(f"layer {i}, head {j}", fontsize=9)
             ax.set_xticks(range(T), list(text), fontsize=5)
             ax.set_yticks(range(T), list(text), fontsize=5)
             ax.tick_params(length=0)
@@ -61,13 +67,19 @@ def surprise(
 ) -> Tensor: # nats, (N-1,): for every token but the first, which nothing comes before
     "How unexpected each token of a text is, given up to `block_size` tokens before it"
     check_ids(ids, model.config.vocab_size)
-    if ids.dim() != 1 or len(ids) < 2: raise BadInput(f"token ids have shape {tuple(ids.shape)} and type {ids.dtype}; surprise needs integers of one text, at least two")
+    if ids.dim() != 1 or len(ids) < 2: raise BadInput(f"token ids have shape "
+        f"{tuple(ids.shape)} and type {ids.dtype}; surprise needs integers of one "
+        "text, at least two")
     T, ids = model.config.block_size, ids.long().to(next(model.parameters()).device)
     with evaluating(model):
-        first = model(ids[None,:-1][:,:T])[0][0]                              # the first block, where contexts still grow
-        windows = ids[1:-1].unfold(0, T, 1) if len(ids) > T + 1 else ids.new_empty(0, T)
-        rest = [model(w)[0][:,-1] for w in windows.split(batch_size) if len(w)]
-    return -torch.cat([first, *rest]).float().log_softmax(-1).gather(1, ids[1:,None])[:,0]
+        # In the first block contexts still grow; then a window slides along
+        logits = [model(ids[None,:-1][:,:T])[0][0]]
+        windows = ids.new_empty(0, T)
+        if len(ids) > T + 1: windows = ids[1:-1].unfold(0, T, 1)
+        for some in windows.split(batch_size):
+            if len(some): logits.append(model(some)[0][:,-1])
+    logp = torch.cat(logits).float().log_softmax(-1)    # (N-1,V)
+    return -logp.gather(1, ids[1:,None])[:,0]
 
 # %% ../nbs/06_inside.ipynb #a0e58287
 def plot_surprise(
@@ -77,16 +89,22 @@ def plot_surprise(
 ): # the matplotlib figure
     "A text, coloured by how surprised the model was at each character"
     from matplotlib.figure import Figure
-    if len(nats) != len(text) - 1: raise BadInput(f"a text of {len(text)} characters needs {len(text) - 1} values, not {len(nats)}")
-    places, at = [], [0, 0]
+    if len(nats) != len(text) - 1: raise BadInput(f"a text of {len(text)} characters "
+        f"needs {len(text) - 1} values, not {len(nats)}")
+    rows, columns, row, column = [], [], 0, 0
     for char in text:
-        places.append(tuple(at))
-        at = [at[0] + 1, 0] if char == "\n" or at[1] == width - 1 else [at[0], at[1] + 1]
-    fig = Figure(figsize=(0.14 * width, 0.24 * (places[-1][0] + 2)), layout="constrained")
+        rows.append(row)
+        columns.append(column)
+        column += 1
+        if char == "\n" or column == width: row, column = row + 1, 0
+    fig = Figure(figsize=(0.14 * width, 0.24 * (rows[-1] + 2)), layout="constrained")
     ax = fig.subplots()
-    image = ax.scatter([c for _,c in places[1:]], [r for r,_ in places[1:]], c=nats.float().cpu(), cmap="YlOrRd", vmin=0, vmax=6, marker="s", s=95)
-    for char, (row, column), value in zip(text, places, [0, *nats.tolist()], strict=True):
-        ax.text(column, row, "↵" if char == "\n" else char, color="w" if value > 3.5 else "k", family="monospace", ha="center", va="center", fontsize=9)
-    ax.set(xlim=(-1, width), ylim=(places[-1][0] + 0.8, -0.8), xticks=[], yticks=[])
+    image = ax.scatter(columns[1:], rows[1:], c=nats.float().cpu(), cmap="YlOrRd",
+        vmin=0, vmax=6, marker="s", s=95)
+    values = [0, *nats.tolist()]
+    for i,char in enumerate(text):
+        ax.text(columns[i], rows[i], "↵" if char == "\n" else char, family="monospace",
+            color="w" if values[i] > 3.5 else "k", ha="center", va="center", fontsize=9)
+    ax.set(xlim=(-1, width), ylim=(rows[-1] + 0.8, -0.8), xticks=[], yticks=[])
     fig.colorbar(image, label="surprise (nats)")
     return fig
