@@ -10,11 +10,11 @@ __all__ = ['INK', 'MUTED', 'FAINT', 'RULE', 'COLORS', 'SIGNS', 'LOOKERS', 'ROUND
            'loop_of_training', 'losses', 'overfitting', 'cache_rows', 'reach_of_layers', 'recent_sum', 'part_of_book',
            'book_map']
 
-# %% ../nbs/98_diagrams.ipynb #59defd18
+# %% ../nbs/98_diagrams.ipynb #764ed247
 from math import cos, exp, log, pi, sin
 from random import Random
 
-# %% ../nbs/98_diagrams.ipynb #287de345
+# %% ../nbs/98_diagrams.ipynb #cd56ac59
 INK, MUTED, FAINT, RULE = "#1f2630", "#5a6472", "#949eaa", "#c3c9d1"
 
 COLORS = { # what is drawn: fill, edge
@@ -27,7 +27,7 @@ COLORS = { # what is drawn: fill, edge
 }
 SIGNS = {"\n": "⏎", " ": "␣", "\t": "⇥"}
 
-# %% ../nbs/98_diagrams.ipynb #bd1aa582
+# %% ../nbs/98_diagrams.ipynb #b244ee60
 def paper(
     width:float, # in points, about 380
     height:float, # in points
@@ -41,7 +41,7 @@ def paper(
     ax.add_patch(Rectangle((0, 0), width, height, fc="white", ec="none", zorder=0))
     return fig, ax
 
-# %% ../nbs/98_diagrams.ipynb #fd05d571
+# %% ../nbs/98_diagrams.ipynb #ccf0a407
 def word(
     ax, # where to draw
     x:float, # the middle, or where `ha` says
@@ -61,7 +61,7 @@ def word(
     return ax.text(x, y, text, fontsize=size, color=color, ha=ha, family=family, **at,
         weight=weight, parse_math=False, zorder=5, linespacing=1.3)
 
-# %% ../nbs/98_diagrams.ipynb #3992e356
+# %% ../nbs/98_diagrams.ipynb #ab753186
 def shape(
     ax, # where to draw
     x:float, # where it begins
@@ -72,7 +72,7 @@ def shape(
     "The shape of a tensor, beside it"
     return word(ax, x, y, text, size=11, color=MUTED, ha=ha, code=True)
 
-# %% ../nbs/98_diagrams.ipynb #d0191a16
+# %% ../nbs/98_diagrams.ipynb #63da0fce
 def box(
     ax, # where to draw
     x:float, # the middle
@@ -97,7 +97,7 @@ def box(
     if text: word(ax, x, y, text, size, bold=bold)
     return ax.add_patch(patch)
 
-# %% ../nbs/98_diagrams.ipynb #bce3767f
+# %% ../nbs/98_diagrams.ipynb #45759aeb
 def line(
     ax, # where to draw
     *points:tuple, # joined by straight lines
@@ -125,14 +125,14 @@ def arrow(
         mutation_scale=max(1, width / 2), connectionstyle=f"arc3,rad={bend}",
         capstyle="butt", joinstyle="miter", zorder=2, gid="arrow"))
 
-# %% ../nbs/98_diagrams.ipynb #f1a04e4a
+# %% ../nbs/98_diagrams.ipynb #cadbead0
 def sign(
     char:str, # one character
 ) -> str: # one that can be seen
     "A character as it is drawn: line ends, spaces and tabs have signs of their own"
     return SIGNS.get(char, char)
 
-# %% ../nbs/98_diagrams.ipynb #429dae30
+# %% ../nbs/98_diagrams.ipynb #10c8cef4
 def token(
     ax, # where to draw
     x:float, # the middle
@@ -163,7 +163,7 @@ def cells(
     at = [(x + j * size, y + i * size) for i in range(rows) for j in range(columns)]
     return [ax.add_patch(Rectangle(corner, size, size, **look)) for corner in at]
 
-# %% ../nbs/98_diagrams.ipynb #616ea05f
+# %% ../nbs/98_diagrams.ipynb #e2a7d477
 def drawn(
     fig, # a drawing
     kind:str, # "box", "arrow" or "cell"
@@ -177,7 +177,7 @@ def labels(
     "Everything that is written in a drawing"
     return [text.get_text() for text in fig.axes[0].texts]
 
-# %% ../nbs/98_diagrams.ipynb #c936efa7
+# %% ../nbs/98_diagrams.ipynb #5958036a
 def split_bar(
     n_train:int, # characters to learn from
     n_val:int, # characters to judge by
@@ -195,7 +195,7 @@ def split_bar(
     arrow(ax, (190, 17), (276, 17))
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #3605cb27
+# %% ../nbs/98_diagrams.ipynb #1a1c7996
 def block_lessons(
     ids, # (T+1,) integers
     chars:str, # the alphabet
@@ -219,7 +219,7 @@ def block_lessons(
         box(ax, x, y, size, size, sign(chars[ids[t + 1]]), "judged", size=14, round=5)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #d59b0906
+# %% ../nbs/98_diagrams.ipynb #f36d3fc4
 def batch_grid(
     x, # (B,T) integers, the inputs
     y, # (B,T) integers, their targets
@@ -245,15 +245,15 @@ def batch_grid(
         word(ax, 6, 99 + b * 106, "y", ha="left", size=14, color=COLORS["judged"][1])
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #9aaf7df1
+# %% ../nbs/98_diagrams.ipynb #e684d294
 def made_up_scores(
     id:int, # which row
     chars:str, # the alphabet
 ) -> list: # V numbers
-    "Scores for a drawing: a few characters likely, small letters first"
+    "Scores for a drawing: vowels likely, then other small letters"
     chance = Random(id)
-    order = sorted(range(len(chars)),
-        key=lambda j: (not chars[j].islower(), chance.random()))
+    order = sorted(range(len(chars)), key=lambda j: (
+        chars[j] not in "aeiou", not chars[j].islower(), chance.random()))
     rank = {j: r for r,j in enumerate(order)}
     return [round(4 - 1.7 * log(1 + rank[j]), 1) for j in range(len(chars))]
 
@@ -264,7 +264,7 @@ def softmax(
     powers = [exp(s) for s in scores]
     return [p / sum(powers) for p in powers]
 
-# %% ../nbs/98_diagrams.ipynb #db40fafe
+# %% ../nbs/98_diagrams.ipynb #b6e05ac6
 def scores_row(
     ax, # where to draw
     y:float, # the middle
@@ -282,7 +282,7 @@ def scores_row(
             strong=strong)
     box(ax, 340, y, 32, 30, "…", "learned", round=4, strong=strong)
 
-# %% ../nbs/98_diagrams.ipynb #ec19894d
+# %% ../nbs/98_diagrams.ipynb #98bb27e3
 def probability_bars(
     ax, # where to draw
     y:float, # where the bars stand
@@ -297,7 +297,7 @@ def probability_bars(
     word(ax, left + 46 * len(p) - 4, y + 13, "…")
     line(ax, (left - 22, y), (356, y), color=MUTED)
 
-# %% ../nbs/98_diagrams.ipynb #a3c9e301
+# %% ../nbs/98_diagrams.ipynb #f76ced61
 def table_lookup(
     ids, # (T,) integers; at most four are drawn
     chars:str, # the alphabet
@@ -323,7 +323,7 @@ def table_lookup(
     word(ax, 66, end + 66, "how likely\neach one is\nto follow", color=MUTED, size=11)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #f9a5f208
+# %% ../nbs/98_diagrams.ipynb #5b05250b
 LOOKERS = { # kind: title, what the lower row is
     "causal": ("each looks at itself and what came before", "looked at"),
     "all": ("each looks at every position", "looked at"),
@@ -338,7 +338,7 @@ def sees(
     "May position `t` look at position `s`?"
     return s <= t or kind != "causal"
 
-# %% ../nbs/98_diagrams.ipynb #b85cce78
+# %% ../nbs/98_diagrams.ipynb #f357ce0c
 def between(
     start:tuple, # the middle of a circle
     end:tuple, # the middle of another
@@ -351,7 +351,7 @@ def between(
     ends = leave / length, 1 - stop / length
     return tuple((x + run * e, y + fall * e) for e in ends)
 
-# %% ../nbs/98_diagrams.ipynb #86700499
+# %% ../nbs/98_diagrams.ipynb #f70cb7ac
 def who_looks_where(
     T:int, # positions that look
     kind:str="causal", # "causal": back only; "all": everywhere; "cross": elsewhere
@@ -375,7 +375,7 @@ def who_looks_where(
     for s in range(S): box(ax, x_of[S][s], 174, 30, 30, str(s), other, round=15)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #999b430e
+# %% ../nbs/98_diagrams.ipynb #f04984ec
 def query_key_value(
     weights, # (T,) numbers that sum to one
     chars:str, # the T characters
@@ -406,7 +406,7 @@ def query_key_value(
     box(ax, 262, end + 12, 148, 30, "mix of the values", strong=True)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #59e83701
+# %% ../nbs/98_diagrams.ipynb #3b26d8da
 def strips(
     ax, # where to draw
     x:float, # the left side
@@ -420,7 +420,7 @@ def strips(
         kind = "computed" if follow and head == 0 else "position"
         cells(ax, x + head * (d * size + gap), y, T, d, size, kind)
 
-# %% ../nbs/98_diagrams.ipynb #841522d6
+# %% ../nbs/98_diagrams.ipynb #921f27ad
 def heads_reshape(
     B:int, # blocks in a batch
     T:int, # positions
@@ -449,7 +449,7 @@ def heads_reshape(
         word(ax, 110 + 6 * d + head * (12 * d + 16), 240, f"head {head}", 11, MUTED)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #01be8bfc
+# %% ../nbs/98_diagrams.ipynb #14e78b27
 def residual_block(): # the matplotlib figure
     "The residual road of a block, and the two turnings that add to it"
     fig, ax = paper(380, 300)
@@ -472,7 +472,7 @@ def residual_block(): # the matplotlib figure
     word(ax, road, 288, "x", size=14, bold=True)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #e5603cb2
+# %% ../nbs/98_diagrams.ipynb #b82364b6
 def whole_gpt(
     config, # with `vocab_size`, `block_size`, `n_embd`, `n_head`, `n_layer`
 ): # the matplotlib figure
@@ -502,7 +502,7 @@ def whole_gpt(
     shape(ax, 376, 196, f"T = {T}\nC = {C}\nV = {V}", ha="right")
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #2bd11498
+# %% ../nbs/98_diagrams.ipynb #6ebfa165
 ROUND = [ # what happens in a step: name, what comes of it, colour
     ("batch", "x and y", "given"),
     ("forward", "logits", "computed"),
@@ -528,7 +528,7 @@ def loop_of_training(): # the matplotlib figure
     word(ax, 190, 146, "again\nand again", color=MUTED)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #3eae1c0f
+# %% ../nbs/98_diagrams.ipynb #b77d6822
 def losses(
     at:float, # how far training has come, from 0 to 1
 ) -> tuple: # on the text to learn from, on the text to judge by
@@ -556,7 +556,7 @@ def overfitting(): # the matplotlib figure
     box(ax, x_of(best), y_of(losses(best)[1]), 12, 12, kind="judged", round=6)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #f4ab8b5b
+# %% ../nbs/98_diagrams.ipynb #c54dd8b3
 def cache_rows(
     T:int, # characters written
 ): # the matplotlib figure
@@ -579,7 +579,7 @@ def cache_rows(
         word(ax, 30 + (t + 0.5) * step, top + T * tall + 10, str(t + 1), color=MUTED)
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #43481ab5
+# %% ../nbs/98_diagrams.ipynb #9dbc3ef8
 def reach_of_layers(
     n_layer:int, # layers
     block_size:int, # positions that a layer looks at, itself among them
@@ -604,7 +604,7 @@ def reach_of_layers(
         ha="right")
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #35d4fb31
+# %% ../nbs/98_diagrams.ipynb #77d6ee91
 def recent_sum(
     recent:int, # characters that add a vector; at most six are drawn
 ): # the matplotlib figure
@@ -625,7 +625,7 @@ def recent_sum(
     word(ax, 212, 275, f"the input at “{text[-1]}”", ha="left")
     return fig
 
-# %% ../nbs/98_diagrams.ipynb #289be203
+# %% ../nbs/98_diagrams.ipynb #f7e0a50c
 BOOK = { # part: colour, chapters
     "The lecture": ("given", ["0 Data", "1 The bigram model", "2 Attention",
         "3 The transformer", "4 Training"]),
@@ -648,7 +648,7 @@ def part_of_book(
     for y in at[:-1]: arrow(ax, (x, y + 17), (x, y + 29))
     return at
 
-# %% ../nbs/98_diagrams.ipynb #6ff62b99
+# %% ../nbs/98_diagrams.ipynb #99fddb0b
 def book_map(): # the matplotlib figure
     "The parts of the book, their chapters, and what leads to what"
     fig, ax = paper(380, 372)
