@@ -1,4 +1,7 @@
-"Make README.md from nbs/index.ipynb: plain GitHub-flavoured Markdown, pictures in index_files/."
+"""Make README.md from nbs/index.ipynb.
+
+It is plain GitHub-flavoured Markdown, with its pictures in index_files/.
+"""
 
 import base64, json, re
 from pathlib import Path
@@ -19,7 +22,10 @@ def fenced(text, language=""):
 
 
 def output_to_md(output, name, alt, pictures):
-    "One saved output as Markdown; a picture is put into `pictures` under the path that the Markdown names"
+    """One saved output as Markdown.
+
+    A picture is put into `pictures` under the path that the Markdown names.
+    """
     data = output.get("data", {})
     if "image/png" in data:
         pictures[name] = base64.b64decode("".join(data["image/png"]))

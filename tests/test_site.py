@@ -1,6 +1,8 @@
-"""The site: every link, every page's structure, and what a reader does with it in a real browser, served under a sub-path.
+"""The site: every link, every page's structure, and what a reader does with it.
 
-The browser tests need Chromium; without one they are skipped, except where CI is set, where that is a failure."""
+The latter in a real browser, served under a sub-path. The browser tests need Chromium;
+without one they are skipped, except where CI is set, where that is a failure.
+"""
 
 import importlib, json, os, re, shutil, subprocess, sys
 from functools import partial
@@ -216,7 +218,13 @@ def test_figures_are_collected_from_the_chapters(site):
 
 
 def test_a_check_counts_as_a_figure_when_it_states_one():
-    source = "#| slow\nassert x > 1.77\ntest_eq(f(wait=0.01), 3)\ntest_fail(lambda: f(1234), contains='1234')\ny = 4.1744"
+    source = (
+        "#| slow\n"
+        "assert x > 1.77\n"
+        "test_eq(f(wait=0.01), 3)\n"
+        "test_fail(lambda: f(1234), contains='1234')\n"
+        "y = 4.1744"
+    )
     assert figures.checks(source, {"slow"}) == ["assert x > 1.77"]
     assert figures.checks(source, {"slow", "shakespeare"}) == [
         "assert x > 1.77",
@@ -309,7 +317,8 @@ def sample(tmp_path, monkeypatch):
     notebook = v4.new_notebook(
         cells=[
             v4.new_markdown_cell(
-                "# Sample\n\n> A subtitle\n\nSome words about `GPT` and `GPT.__init__`, $e^x$."
+                "# Sample\n\n> A subtitle\n\n"
+                "Some words about `GPT` and `GPT.__init__`, $e^x$."
             ),
             cell("#| default_exp sample"),
             cell("#| export\ndef exported(): return 1"),
@@ -439,17 +448,21 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def chromium():
-    found = next(
-        filter(
-            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-        ),
-        None,
-    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
     if not found and os.environ.get("CI"):
         pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
     if not found:
         pytest.skip("no Chromium here (apt-get install chromium)")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=found, args=flags)
         yield browser
@@ -458,41 +471,36 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium, address):
-    "`open_page(name, **settings)`: the page in a fresh context; at the end, no error on the console and no request to another host"
+    """`open_page(name, **settings)`: the page in a fresh context.
+
+    At the end, no error on the console and no request to another host.
+    """
     contexts, troubles = [], []
 
     def go(name, **settings):
-        contexts.append(
-            context := chromium.new_context(
-                **{"viewport": {"width": 1400, "height": 900}} | settings
-            )
-        )
-        page = context.new_page()
-        page.on(
-            "console",
-            lambda message: (
+        def said(message):
+            if message.type == "error":
                 troubles.append(f"{name}: {message.text}")
-                if message.type == "error"
-                else None
-            ),
-        )
-        page.on("pageerror", lambda error: troubles.append(f"{name}: {error}"))
-        page.on(
-            "request",
-            lambda request: (
+
+        def failed(error):
+            troubles.append(f"{name}: {error}")
+
+        def asked(request):
+            if not request.url.startswith((address, "data:")):
                 troubles.append(f"{name} asks {request.url}")
-                if not request.url.startswith((address, "data:"))
-                else None
-            ),
-        )
-        page.on(
-            "response",
-            lambda response: (
+
+        def answered(response):
+            if response.status >= 400:
                 troubles.append(f"{name}: {response.status} {response.url}")
-                if response.status >= 400
-                else None
-            ),
-        )
+
+        settings = {"viewport": {"width": 1400, "height": 900}} | settings
+        context = chromium.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", said)
+        page.on("pageerror", failed)
+        page.on("request", asked)
+        page.on("response", answered)
         page.goto(address + name)
         return page
 
@@ -502,9 +510,15 @@ def open_page(chromium, address):
     assert troubles == []
 
 
-# A page has thousands of coloured words of a few kinds: one of each, in code and in output, is enough to judge their contrast by.
-ONE_OF_EACH = """() => { const seen = new Set(); document.querySelectorAll('.highlight span').forEach(span => {
-    const kind = span.className + !!span.closest('.cell_output'); seen.has(kind) ? span.replaceWith(...span.childNodes) : seen.add(kind) }) }"""
+# A page has thousands of coloured words of a few kinds: one of each, in code and in
+# output, is enough to judge their contrast by.
+ONE_OF_EACH = """() => {
+    const seen = new Set()
+    document.querySelectorAll('.highlight span').forEach(span => {
+        const kind = span.className + !!span.closest('.cell_output')
+        seen.has(kind) ? span.replaceWith(...span.childNodes) : seen.add(kind)
+    })
+}"""
 
 
 def violations(page, **options):
@@ -562,7 +576,8 @@ def test_theme(open_page):
 
     def look():
         return page.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('article img')).filter]"
+            "[getComputedStyle(document.body).backgroundColor,"
+            " getComputedStyle(document.querySelector('article img')).filter]"
         )
 
     seen = [look()]
@@ -614,5 +629,7 @@ def test_without_scripts_the_page_is_whole(open_page):
 def test_formulas_have_their_font(open_page):
     page = open_page("bigram.html")
     assert page.evaluate(
-        "document.fonts.ready.then(() => document.fonts.check('16px \"STIX Two Math\"', '∑') && [...document.fonts].some(f => f.status == 'loaded'))"
+        "document.fonts.ready.then(() =>"
+        " document.fonts.check('16px \"STIX Two Math\"', '∑')"
+        " && [...document.fonts].some(f => f.status == 'loaded'))"
     )
