@@ -47,7 +47,21 @@ html_extra_path = ["_build/extra"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
-html_theme_options = {"top_of_page_buttons": []}
+# Callouts are as large as the text and only tinted; a folded cell's line isn't coloured
+calm = {
+    "admonition-font-size": ".95rem",
+    "admonition-title-font-size": ".95rem",
+    "color-admonition-title": "var(--color-background-border)",
+    "color-admonition-title-background": "transparent",
+    "color-admonition-title-background--note": "rgba(0, 176, 255, .08)",
+    "color-admonition-title-background--warning": "rgba(255, 145, 0, .08)",
+    "color-admonition-title-background--tip": "rgba(0, 200, 82, .08)",
+}
+html_theme_options = {
+    "top_of_page_buttons": [],
+    "light_css_variables": calm,
+    "dark_css_variables": calm,
+}
 
 log = logging.getLogger(__name__)
 latex = LatexToMathML(fancy_error=False)

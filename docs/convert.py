@@ -9,6 +9,7 @@ it stays, marked as part of the library; signatures are on the API pages (api.py
 
 import base64, json, re
 from pathlib import Path
+from urllib.parse import unquote
 
 from fastcore.nbio import read_nb
 from nbdev.doclinks import NbdevLookup
@@ -23,7 +24,7 @@ from nbdev.processors import (
 from nbformat import v4
 
 import api, figures, performance
-from readme import directives, fenced, root, without_directives
+from readme import callouts, directives, fenced, quoted, root, without_directives
 
 src, extra, html = [root / "docs/_build" / name for name in ("src", "extra", "html")]
 lookup = NbdevLookup(strip_libs="charlm", incl_libs="charlm")
@@ -61,13 +62,52 @@ def link_names(text, up=""):
     return re.sub(r"\]\(/(\w+)\.html#?([^)]*)\)", local, lookup.linkify(text) or "")
 
 
-def markdown(text):
-    """Links between notebooks become links between pages.
+def glossary_terms():
+    """What a link to the glossary may say after its `#` -> the term's name there.
 
-    And Quarto's callouts become admonitions.
+    Every way of writing a term has an entry: `nat` and `bit` lead to "Nat, bit", and
+    `block` to "Block (of a transformer)".
     """
-    text = re.sub(r"^::: ?\{\.callout-(\w+)[^}]*\}$", r":::{\1}", text, flags=re.M)
-    return re.sub(r"\]\((?:\d+_)?(\w+\.ipynb)", r"](\1", link_names(text))
+    text = (root / "docs/glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^(\S.*)\n: ", text, re.M)
+    found = {api.slug(term): term for term in terms}
+    for term in terms:
+        for part in re.sub(r" *\(.*\)", "", term).split(", "):
+            found.setdefault(api.slug(part), term)
+    return found
+
+
+def link_terms(text):
+    """Links to the glossary become links to a term's place in it.
+
+    A term that the glossary lacks stays as it is written; Sphinx then complains of it.
+    """
+
+    def term(m):
+        name = unquote(m[2]).strip()
+        shown = re.sub(r"[`*]", "", m[1])
+        return f"{{term}}`{shown} <{terms.get(api.slug(name), name)}>`"
+
+    terms = glossary_terms()
+    text = re.sub(r"\[([^\]]+)\]\(\.\./docs/glossary\.md#([^)]+)\)", term, text)
+    return text.replace("](../docs/glossary.md)", "](glossary.md)")
+
+
+def admonition(kind, title, body):
+    "A callout as Sphinx has it; without a title of its own, its kind is its title"
+    if not title:
+        return f":::{{{kind}}}\n{body}\n:::"
+    return f":::{{admonition}} {title}\n:class: {kind}\n\n{body}\n:::"
+
+
+def markdown(text):
+    """A notebook's Markdown as Sphinx takes it.
+
+    Links between notebooks become links between pages, those to the glossary lead to
+    its terms, and Quarto's callouts become admonitions.
+    """
+    text = link_terms(link_names(callouts(text, admonition)))
+    return re.sub(r"\]\((?:\d+_)?(\w+\.ipynb)", r"](\1", text)
 
 
 def stable(text):
@@ -106,6 +146,21 @@ def picture(name, data):
     return f"pictures/{name}"
 
 
+def summaries(cell, code):
+    """What the line says that opens a folded cell, and when it is open.
+
+    The author's words (`code-summary: ...`), or else what the cell is: checks, or code.
+    """
+    checks = any(map(figures.CHECKS.match, code.splitlines()))
+    said = value(cell.flags, "code-summary")
+    if not said and checks and not cell.get("outputs"):
+        said = "Checks"
+    return {
+        "code_prompt_show": said or "Show the code",
+        "code_prompt_hide": said or "Hide the code",
+    }
+
+
 def code_cell(cell, name, heading):
     """The cells for Sphinx that show one code cell.
 
@@ -124,12 +179,7 @@ def code_cell(cell, name, heading):
         tags.append("remove-input")
     if "code-fold: true" in flags:
         tags.append("hide-input")
-        details = {
-            "mystnb": {
-                "code_prompt_show": value(flags, "code-summary") or "Show the code",
-                "code_prompt_hide": "Hide the code",
-            }
-        }
+        details = {"mystnb": summaries(cell, code)}
     if flags & {"export", "exporti"}:
         tags.append("library")
     outputs = []
@@ -226,6 +276,16 @@ def toctree(caption, pages, numbered=False):
     )
 
 
+def quoted_admonitions(text):
+    "Admonitions as Markdown that needs no Sphinx: quotations with a title in bold"
+    return re.sub(
+        r"^:::\{(\w+)\}(?: ([^\n]+)\n:class: \w+\n)?\n+(.*?)\n:::$",
+        lambda m: quoted(*m.groups()),
+        text,
+        flags=re.M | re.S,
+    )
+
+
 def plain(page):
     "The page as Markdown that needs no Sphinx"
     pieces = []
@@ -237,7 +297,9 @@ def plain(page):
                 c.source,
                 flags=re.M | re.S,
             )
+            text = quoted_admonitions(text)
             up = "../" * page.name.count("/")
+            text = re.sub(r"\{term\}`(.+?) <.+?>`", rf"[\1]({up}glossary.md)", text)
             text = re.sub(
                 r"\]\(pictures/(.+?)\)(\{.*?\})?", rf"]({up}_images/\1)", text
             )

@@ -18,7 +18,7 @@ from nbformat import v4
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(ROOT / "docs"))
-import api, convert, figures, performance
+import api, convert, figures, performance, readme
 
 HTML = ROOT / "docs/_build/html"
 CHAPTERS = [
@@ -301,6 +301,21 @@ def test_performance_page(tmp_path):
         assert part in text
 
 
+def test_the_readme_has_plain_links_and_quotations():
+    text = (
+        "[a](00_data.ipynb#x), [b](../docs/glossary.md#loss)\n\n"
+        "::: {.callout-note}\n**Key idea.** Of\nall.\n:::\n"
+    )
+    notebook = {"cells": [{"cell_type": "markdown", "source": text}]}
+    assert readme.convert(notebook)[0].splitlines()[2:] == [
+        "[a](nbs/00_data.ipynb#x), [b](docs/glossary.md#loss)",
+        "",
+        "> **Key idea.** Of",
+        "> all.",
+        "",
+    ]
+
+
 # A notebook with one of everything
 
 
@@ -331,8 +346,20 @@ def sample(tmp_path, monkeypatch):
             ),
             v4.new_raw_cell("raw = 1"),
             cell("#| code-fold: true\nfolded = 1", "unfolded\n"),
+            cell("#| code-fold: true\nassert folded == 1"),
+            cell('#| code-fold: true\n#| code-summary: "Say it"\nfolded = 2'),
             v4.new_markdown_cell(
-                "::: {.callout-note}\nMind this.\n:::\n\n## Exercises\n\nTry first."
+                "A [score](../docs/glossary.md#logits) or a\n"
+                "[`piece`](../docs/glossary.md#token-id) of the\n"
+                "[words](../docs/glossary.md)."
+            ),
+            v4.new_markdown_cell(
+                "::: {.callout-note}\nMind this. **Never** that.\n:::\n\n"
+                "::: {.callout-note}\n**Key idea.** It is simple.\n\n"
+                "And short.\n:::\n\n"
+                '::: {.callout-warning title="Pitfall"}\nIt is deep.\n:::\n\n'
+                "::: {.callout-tip}\n**Why so?**\n\nIt is dry.\n:::\n\n"
+                "## Exercises\n\nTry first."
             ),
             v4.new_markdown_cell("**1.** Find it."),
             cell("#| code-fold: true\nsolution = 1", "found\n"),
@@ -353,6 +380,10 @@ def test_directives_do_what_they_say(sample, tmp_path):
     (tmp_path / "src/api").mkdir(parents=True)
     (tmp_path / "src/api/gpt.md").write_text(
         "---\norphan: true\n---\n# Elsewhere\n\n## `GPT`\n"
+    )
+    (tmp_path / "src/glossary.md").write_text(
+        "---\norphan: true\n---\n# Words\n\n"
+        "{.glossary}\nLogits\n: Scores.\n\nToken id\n: A number.\n"
     )
     convert.write_page(sample)
     (tmp_path / "src/index.md").write_text("# Index\n\n```{toctree}\nsample\n```\n")
@@ -388,12 +419,35 @@ def test_directives_do_what_they_say(sample, tmp_path):
         ":::",
     ]:
         assert gone not in text, gone
-    folded, *solutions = page.select("details")
+    folded, checks, said, *solutions = page.select("details")
     assert (
         "folded = 1" in folded.get_text()
         and "unfolded" not in folded.get_text()
-        and not any(d.has_attr("open") for d in [folded, *solutions])
+        and not any(d.has_attr("open") for d in page.select("details"))
     )
+    assert [d.select_one("summary .collapsed").get_text() for d in (checks, said)] == [
+        "Checks",
+        "Say it",
+    ]
+    links = [(a.get_text(), a["href"]) for a in page.select("a[href^=glossary]")]
+    assert links == [
+        ("score", "glossary.html#term-Logits"),
+        ("piece", "glossary.html#term-Token-id"),
+        ("words", "glossary.html"),
+    ]
+    assert "A [score](glossary.md) or a\n[piece](glossary.md)" in twin
+    callouts = [
+        " ".join(d.get_text().split())
+        for d in page.select("div.admonition:not(details)")
+    ]
+    assert callouts == [
+        "Note Mind this. Never that.",
+        "Key idea It is simple. And short.",
+        "Pitfall It is deep.",
+        "Why so? It is dry.",
+    ]
+    assert "> **Key idea.** It is simple.\n>\n> And short.\n" in twin
+    assert "> **Pitfall.** It is deep.\n" in twin and ":::" not in twin
     inside = [" ".join(d.get_text().split()) for d in solutions]
     assert inside == [
         "Show the solution solution = 1 found Which means this.",
@@ -410,9 +464,15 @@ def test_directives_do_what_they_say(sample, tmp_path):
     )
 
 
+def test_a_term_that_the_glossary_lacks_stays_for_the_build_to_find():
+    assert convert.link_terms("[x](../docs/glossary.md#nat)") == "{term}`x <Nat, bit>`"
+    assert convert.link_terms("[x](../docs/glossary.md#yarn)") == "{term}`x <yarn>`"
+
+
 @pytest.mark.parametrize(
     "fault, complaint",
     [
+        ("{term}`a <yarn>`", "yarn"),
         ("[away](nowhere.md)", "nowhere.md"),
         ("[away](#nowhere)", "nowhere"),
         (r"$\frac{1$", "LaTeX"),
