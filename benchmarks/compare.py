@@ -18,7 +18,7 @@ import data
 import torch
 from tqdm import tqdm
 
-from charlm.speedrun import machine
+from charlm.race import machine
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "docs"))

@@ -128,7 +128,7 @@ if __name__ == "__main__":
     a = parser.parse_args()
     model, val_ids = train(a.seed, a.steps)
     seconds = time.perf_counter() - began
-    from charlm.speedrun import process_seconds
+    from charlm.race import process_seconds
     from charlm.train import evaluate
 
     loss = evaluate(model, val_ids, block_size=T).nats

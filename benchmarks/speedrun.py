@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from charlm.speedrun import machine
+from charlm.race import machine
 
 HERE = Path(__file__).parent
 

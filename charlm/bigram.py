@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-# %% ../nbs/01_bigram.ipynb #dcdcd14d
 from .checks import BadInput, check_number
 from .data import check_ids
 
@@ -22,8 +21,10 @@ def next_token_loss(
 ) -> Tensor|None: # mean cross entropy in nats a token, a scalar
     "How surprised the model is by what came next, on average over every position"
     if targets is None: return None
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling(): check_ids(targets, logits.shape[-1])
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))       # in 32 bits, whatever the model computes in
+    V = logits.shape[-1]
+    on_cpu = targets.device.type == "cpu"
+    if on_cpu and not torch.compiler.is_compiling(): check_ids(targets, V)
+    return F.cross_entropy(logits.reshape(-1, V).float(), targets.reshape(-1))
 
 # %% ../nbs/01_bigram.ipynb #b61a14d4
 def check_idx(
@@ -31,18 +32,24 @@ def check_idx(
     vocab_size:int|None=None, # how many ids there are, V; None: not known here
 ) -> Tensor: # the same as int64
     "Raise `BadInput` unless `idx` is a batch of token ids; widen it"
-    if idx.dim() != 2 or idx.dtype == torch.bool or idx.is_floating_point() or idx.is_complex():
-        raise BadInput(f"token ids have shape {tuple(idx.shape)} and type {idx.dtype}; "
+    other = idx.dtype == torch.bool or idx.is_floating_point() or idx.is_complex()
+    if idx.dim() != 2 or other:
+        raise BadInput(
+            f"token ids have shape {tuple(idx.shape)} and type {idx.dtype}; "
             "pass a batch of integers, (B,T), such as ids[None]")
-    if idx.shape[0] < 1: raise BadInput("the batch is empty; give the model at least one text")
-    if idx.shape[1] < 1: raise BadInput("the prompt is empty; give the model at least one character to go on from")
+    if idx.shape[0] < 1:
+        raise BadInput("the batch is empty; give the model at least one text")
+    if idx.shape[1] < 1:
+        raise BadInput(
+            "the prompt is empty; give the model at least one character to go on from")
+    # on a GPU, looking at the ids would mean waiting for them
     here = idx.device.type == "cpu" and not torch.compiler.is_compiling()
-    if vocab_size and here: check_ids(idx, vocab_size)           # on a GPU it would mean waiting
+    if vocab_size and here: check_ids(idx, vocab_size)
     return idx.long()
 
 # %% ../nbs/01_bigram.ipynb #3e6a9185
 class BigramLM(nn.Module):
-    "A language model that sees one token: row `i` of its table scores what follows token `i`"
+    "A model that sees one token: row `i` of its table scores what follows token `i`"
     def __init__(self,
         vocab_size:int, # distinct tokens, V
     ):
@@ -53,8 +60,9 @@ class BigramLM(nn.Module):
     def forward(self,
         idx:Tensor, # token ids, (B,T) int64
         targets:Tensor|None=None, # the ids that came next, (B,T) int64
-    ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V), and the loss in nats a token where there are targets
-        logits = self.token_embedding_table(check_idx(idx, len(self.token_embedding_table.weight)))
+    ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V); the loss in nats a token, or None
+        V = len(self.token_embedding_table.weight)
+        logits = self.token_embedding_table(check_idx(idx, V)) # (B,T) -> (B,T,V)
         return logits, next_token_loss(logits, targets)
 
 # %% ../nbs/01_bigram.ipynb #3e169a69
@@ -63,15 +71,16 @@ class BigramLM(nn.Module):
 def generate(self:BigramLM,
     idx:Tensor, # where to start, (B,T) int64 with T at least 1
     max_new_tokens:int, # how many tokens to add
-    generator:torch.Generator|None=None, # where chance comes from; None: torch's global one
+    generator:torch.Generator|None=None, # source of chance; None: torch's global one
 ) -> Tensor: # `idx` and what the model adds, (B, T + max_new_tokens)
     "Write on from `idx`, one drawn token after another"
     idx = check_idx(idx, len(self.token_embedding_table.weight))
     check_number("max_new_tokens", max_new_tokens)
     for _ in range(max_new_tokens):
-        logits, _ = self(idx[:,-1:])
-        probs = logits[:,-1].softmax(-1)
-        idx = torch.cat([idx, torch.multinomial(probs, 1, generator=generator)], dim=1)
+        logits, _ = self(idx[:, -1:]) # the last column; (B,1) -> (B,1,V)
+        probs = logits[:, -1].softmax(-1) # (B,V)
+        drawn = torch.multinomial(probs, 1, generator=generator) # (B,1)
+        idx = torch.cat([idx, drawn], dim=1) # a column longer
     return idx
 
 # %% ../nbs/01_bigram.ipynb #93572384
@@ -81,8 +90,9 @@ def bigram_counts(
 ) -> Tensor: # (V,V) int64; entry (i,j) says how often j follows i
     "How often each token follows each other token"
     check_ids(ids, vocab_size)
-    pairs = ids[:-1].long() * vocab_size + ids[1:].long()
-    return torch.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
+    V = vocab_size
+    pairs = ids[:-1].long() * V + ids[1:].long()
+    return torch.bincount(pairs, minlength=V**2).reshape(V, V)
 
 # %% ../nbs/01_bigram.ipynb #8bdb477d
 @patch(cls_method=True)
@@ -91,8 +101,11 @@ def from_counts(cls:BigramLM,
     add:float=1., # added to every count, so that no pair is impossible
 ) -> BigramLM:
     "The bigram model whose probabilities are the counted frequencies"
-    model, smooth = cls(len(counts)), counts.double() + add
-    with torch.no_grad(): model.token_embedding_table.weight.copy_((smooth / smooth.sum(-1, keepdim=True)).log())
+    model = cls(len(counts))
+    smooth = counts.double() + add
+    probs = smooth / smooth.sum(-1, keepdim=True) # (V,V), each row sums to one
+    with torch.no_grad():
+        model.token_embedding_table.weight.copy_(probs.log())
     return model
 
 # %% ../nbs/01_bigram.ipynb #60b848d9
@@ -101,5 +114,6 @@ def exact_loss(self:BigramLM,
     counts:Tensor, # (V,V), as from `bigram_counts`, of the text to judge by
 ) -> float: # nats a token
     "The mean loss over every pair of a text, without batches"
-    logp = self.token_embedding_table.weight.detach().double().log_softmax(-1)
+    logits = self.token_embedding_table.weight.detach().double()
+    logp = logits.log_softmax(-1) # (V,V)
     return (-(counts * logp).sum() / counts.sum()).item()

@@ -36,7 +36,7 @@ from charlm.generate import OnDevice, stream_text, write, write_several
 from charlm.gpt import GPT, GPTConfig
 from charlm.inside import attention_maps, surprise
 from charlm.run import resume_run
-from charlm.speedrun import FastConfig, FastGPT
+from charlm.fast import FastConfig, FastGPT
 from charlm.train import TrainConfig, evaluate, train
 
 try:

@@ -10,8 +10,9 @@ import torch
 from conftest import ROOT
 
 from charlm.generate import Writer
-from charlm.gpt import GPT, GPTConfig, from_lecture, to_lecture
-from charlm.train import casting
+from charlm.checkpoint import from_lecture, to_lecture
+from charlm.gpt import GPT, GPTConfig
+from charlm.hardware import casting
 
 spec = importlib.util.spec_from_file_location("lecture", ROOT / "benchmarks/lecture.py")
 lecture = importlib.util.module_from_spec(spec)

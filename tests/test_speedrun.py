@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import speedrun
+from charlm import race as race_module
 from charlm.checkpoint import load_model, save_model
 from charlm.checks import BadInput
 from charlm.data import CharTokenizer
 from charlm.generate import load_writer, write
 from charlm.inside import attention_maps, surprise
-from charlm.speedrun import RECIPES, FastConfig, FastGPT, race
+from charlm.fast import FastConfig, FastGPT
+from charlm.race import race
+from charlm.recipes import RECIPES
 from charlm.train import Trainer, backward, evaluate
 
 SHAPE = FastConfig(30, block_size=8, n_embd=16, n_head=2, n_layer=2)
@@ -78,7 +80,7 @@ def test_the_loss_scaler_of_16_bit_training_takes_the_optimizer(model):
 
 
 def test_a_processor_without_bfloat16(monkeypatch, tmp_path):
-    monkeypatch.setattr(speedrun, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(race_module, "cpu_has_bf16", lambda: False)
     found = race(RECIPES["speedrun"], 101, "bundled", steps=30, device="cpu", threads=1)
     assert found["dtype"] == "float32" and found["loss"] < 2.6
 
@@ -88,7 +90,7 @@ def test_where_the_system_does_not_say_when_a_process_began(monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert speedrun.process_seconds() is None and speedrun.machine()["cores"]
+    assert race_module.process_seconds() is None and race_module.machine()["cores"]
 
 
 def test_the_rest_of_the_library_takes_it(model, tmp_path):

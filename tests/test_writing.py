@@ -13,7 +13,7 @@ from charlm.checkpoint import save_model
 from charlm.data import CharTokenizer
 from charlm.generate import Writer, load_writer, write, write_several
 from charlm.gpt import GPT, GPTConfig
-from charlm.speedrun import FastConfig, FastGPT
+from charlm.fast import FastConfig, FastGPT
 
 LETTERS = CharTokenizer("".join(chr(97 + i) for i in range(26)) + " \n.,")
 SHAPE = dict(vocab_size=30, block_size=24, n_embd=32, n_head=4, n_layer=3)
@@ -146,7 +146,7 @@ STEPS = """
 import sys, time, statistics
 from dataclasses import replace
 from charlm.corpus import load_corpus
-from charlm.speedrun import RECIPES
+from charlm.recipes import RECIPES
 from charlm.train import keeping_memory, using_threads
 recipe = RECIPES["fast"]
 config = replace(recipe.train, threads=2, device="cpu", dtype="float32")
