@@ -33,6 +33,15 @@ lookup.syms |= {
 }
 
 
+# The parts of the book, by the numbers of their notebooks
+PARTS = {
+    "The lecture": ("00", "01", "02", "03", "04"),
+    "The model at work": ("05", "06"),
+    "Faster": ("07", "08", "09"),
+    "The engine room": tuple(str(number) for number in range(90, 100)),
+}
+
+
 class Processors(FilterDefaults):
     def base_procs(self):
         return [strip_ansi, hide_line, rm_header_dash, clean_magics, hide_]
@@ -265,10 +274,11 @@ def local_links(text):
     return re.sub(r"\[([^\]]+)\]\((?!http|#)[^)]+\)", r"\1", text)
 
 
-def toctree(caption, pages, numbered=False):
-    lines = [
-        f"{i} {p.title} <{p.name}>" if numbered else p.name for i, p in enumerate(pages)
-    ]
+def toctree(caption, pages, first=None):
+    "The links beside every page, numbered from `first` on where there is one"
+    lines = [p.name for p in pages]
+    if first is not None:
+        lines = [f"{i} {p.title} <{p.name}>" for i, p in enumerate(pages, first)]
     return v4.new_markdown_cell(
         "\n".join(
             ["```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"]
@@ -408,10 +418,19 @@ def build(notebooks, results=root / "benchmarks/results.json"):
             "what has changed",
         ),
     ]
-    book = [c for c, p in zip(chapters, paths, strict=True) if p.name < "90"]
+    book = {
+        caption: [c for c, p in zip(chapters, paths, strict=True) if p.name[:2] in part]
+        for caption, part in PARTS.items()
+    }
     index.cells += [
-        toctree("The book", book, numbered=True),
-        toctree("The engine room", chapters[len(book) :]),
+        *[
+            toctree(
+                caption,
+                pages,
+                None if PARTS[caption][0] >= "90" else int(PARTS[caption][0]),
+            )
+            for caption, pages in book.items()
+        ],
         toctree("Reference", reference),
         toctree("The project", project),
     ]
@@ -435,7 +454,7 @@ def build(notebooks, results=root / "benchmarks/results.json"):
         llms(
             index,
             {
-                "The book": chapters,
+                **book,
                 "Reference": reference + modules,
                 "The project": project,
             },

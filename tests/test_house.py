@@ -28,9 +28,10 @@ READING = {
     95: "cli",
     96: "start",
     97: "recipes",
+    98: "diagrams",
 }
 IMPORTS = (
-    "checks corpus hardware data bigram attention gpt train muon fast recipes"
+    "checks corpus hardware diagrams data bigram attention gpt train muon fast recipes"
     " checkpoint generate inside race run cli start"
 ).split()
 
@@ -48,9 +49,9 @@ def code(source):
     A command's parameters and a dataclass's fields don't, since they are help text.
     """
     if "def charlm_" in source:
-        parameter = r"    \w+:.*, # "
+        parameter = r"    \w+:[^()]*,( # .*)?$|    # "
     elif "@dataclass" in source:
-        parameter = r"    \w+:.* # "
+        parameter = r"    \w+:.* # |    # "
     elif "LIMITS" in source:
         parameter = r'    "\w+": \w+\(.*\),'
     else:
