@@ -165,8 +165,8 @@ def what_is(
     except (FileNotFoundError, NotADirectoryError): return None
     except (OSError, ValueError) as e:
         raise CantRead(f"can't reach {path}: {reason(e)}") from None
-    return ("file" if stat.S_ISREG(mode) else
-            "folder" if stat.S_ISDIR(mode) else "device")
+    if stat.S_ISREG(mode): return "file"
+    return "folder" if stat.S_ISDIR(mode) else "device"
 
 # %% ../nbs/90_checks.ipynb #069c1d36
 MOST_BYTES = 2_000_000_000 # of one file
@@ -185,7 +185,10 @@ def read_bytes(
     try:
         with open(path, "rb") as f:
             if found == "file" and os.fstat(f.fileno()).st_size <= most: return f.read()
-            while len(raw) <= most and (piece := f.read(2**20)): raw += piece
+            while len(raw) <= most:
+                piece = f.read(2**20)
+                if not piece: break
+                raw += piece
     except (OSError, ValueError) as e:
         raise CantRead(f"can't read {path}: {reason(e)}") from None
     except MemoryError: raise BadInput(f"{path} doesn't fit into memory") from None
@@ -214,7 +217,7 @@ def is_leftover(
 ) -> bool:
     "Is this what `write_atomic` leaves behind when the process is killed in it?"
     found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", name)
-    return bool(found) and found[1] in of
+    return found is not None and found[1] in of
 
 # %% ../nbs/90_checks.ipynb #569e4ad3
 def check_replaceable(

@@ -40,7 +40,8 @@ def decode_text(
     source:str, # where from, for the error message
 ) -> str: # the characters, with `\n` line ends
     "Decode UTF-8, or say what is wrong with it"
-    wrong, nul = "", raw.find(b"\0")
+    nul = raw.find(b"\0")
+    wrong = ""
     if nul >= 0: wrong = f"the NUL at position {nul} means binary data or UTF-16"
     try: text = raw.decode("utf-8")
     except UnicodeDecodeError as e:
@@ -241,7 +242,9 @@ def follow(
     from tqdm import tqdm
     with tqdm(unit="B", unit_scale=True, desc="download", leave=False,
             disable=not on_terminal()) as bar:
-        while transfer.is_alive() and (left := end - time.monotonic()) > 0:
+        while transfer.is_alive():
+            left = end - time.monotonic()
+            if left <= 0: break
             transfer.join(min(left, 0.1))
             bar.total = transfer.total
             bar.update(transfer.arrived - bar.n)
@@ -363,7 +366,8 @@ def load_remote(
     known:Remote, # which text
 ) -> Corpus:
     "A known text from `$CHARLM_DATA`, else from the cache, else from the network"
-    if folder := os.environ.get("CHARLM_DATA"): return load_kept(known, folder)
+    folder = os.environ.get("CHARLM_DATA")
+    if folder: return load_kept(known, folder)
     path, raw = cache_path(known), from_cache(known)
     if raw is None:
         raw = download(known.urls, known.sha256, seconds=120.0)
@@ -432,7 +436,7 @@ def load_corpus(
 # %% ../nbs/91_corpus.ipynb #1a33e77c
 @dataclass(frozen=True)
 class Alphabet:
-    "The characters that a model knows; the id of a character is its place in `chars`"
+    "The characters that a model knows; the id of one is its position in `chars`"
     chars:str # each character once
 
     def __post_init__(self): check_chars(self.chars)
@@ -471,11 +475,13 @@ def check_chars(
     "Raise `BadInput` unless `chars` is a text of different, whole characters"
     if not isinstance(chars, str):
         raise BadInput(f"the alphabet is {shown(chars)}; it must be a text")
-    if not chars: raise BadInput("the alphabet is empty; it needs at least one character")
+    if not chars:
+        raise BadInput("the alphabet is empty; it needs at least one character")
     if len(set(chars)) < len(chars):
         [(twice, _)] = Counter(chars).most_common(1)
         raise BadInput(f"the alphabet has {twice!r} twice; "
             "each character needs an id of its own")
     try: chars.encode()
-    except UnicodeEncodeError as e: raise BadInput(f"the alphabet has {chars[e.start]!r}, "
-        "which is half a character; leave it out") from None
+    except UnicodeEncodeError as e:
+        raise BadInput(f"the alphabet has {chars[e.start]!r}, "
+            "which is half a character; leave it out") from None

@@ -13,7 +13,7 @@ def open_streams():
     "Connect those of the three standard streams that are closed to nothing"
     for number in (0, 1, 2):
         try: os.fstat(number)
-        except OSError: os.open(os.devnull, os.O_RDWR)      # it gets the lowest free number
+        except OSError: os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
 
 # %% ../nbs/96_start.ipynb #e571760f
 def leave_at_ctrl_c(
@@ -24,7 +24,7 @@ def leave_at_ctrl_c(
     def leave(number, frame):
         os.write(2, f"\n{name}: stopped\n".encode())
         os._exit(130)
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler: # and not ignored
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not ignored
         signal.signal(signal.SIGINT, leave)
 
 def start(
