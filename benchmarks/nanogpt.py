@@ -1,4 +1,4 @@
-"""nanoGPT's laptop setting, written out: the yardstick of the speedrun (chapter 6).
+"""nanoGPT's laptop setting, written out: the yardstick of the speedrun (chapter 9).
 
 Prints a JSON object.
 

@@ -1,4 +1,4 @@
-"""The speedrun (chapter 6) against nanoGPT's laptop setting, and the second record.
+"""The speedrun (chapter 9) against nanoGPT's laptop setting, and the second record.
 
     python benchmarks/speedrun.py [--seeds 5] [--record 3]
 
@@ -6,7 +6,7 @@ For each seed: the yardstick (nanogpt.py), the speedrun, and the speedrun forced
 float32, each in a process of its own, one after the other, so that all see the same
 machine. Then the recipe `fast`, whose training must fit into 180 seconds. About twenty
 minutes, with nothing else running; the results go to benchmarks/speedrun.json, from
-which chapter 6 and the performance page are made.
+which chapter 9 and the performance page are made.
 """
 
 import argparse, datetime, json, statistics, subprocess, sys, tempfile

@@ -95,7 +95,7 @@ def figure(rows):
 
 SPEEDRUN = (
     "## Training to a given loss\n\n"
-    "The race of chapter 6: the seconds of training, the mean and the worst loss over "
+    "The race of chapter 9: the seconds of training, the mean and the worst loss over "
     "the whole validation split of Tiny Shakespeare, and the seconds of the whole "
     "process (medians). `nanoGPT` is its laptop setting, `benchmarks/nanogpt.py`; "
     "`fast` is what `charlm-train` uses. They took turns in one run of `make race`, "

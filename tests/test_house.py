@@ -121,6 +121,15 @@ def test_prose_between_cells(path):
 
 
 @each_notebook
+def test_code_is_no_wider_than_the_page(path):
+    "88 columns; directives, such as what a picture shows, have no width"
+    for kind, source, _ in cells(path):
+        if kind == "code":
+            lines = [s for s in source.splitlines() if not s.startswith("#|")]
+            assert [s for s in lines if len(s) > 88] == []
+
+
+@each_notebook
 def test_saved_outputs_are_sound(path):
     text = path.read_text()
     assert '"output_type": "error"' not in text
