@@ -12,6 +12,7 @@ from dataclasses import dataclass
 # %% ../nbs/07_fast.ipynb #7883df07
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/07_fast.ipynb #f9fe3ed6
@@ -33,39 +34,49 @@ class FastConfig(GPTConfig):
     def __post_init__(self):
         super().__post_init__()
         check_number("recent", self.recent)
-        if self.recent > self.block_size: raise BadInput(f"recent is {self.recent}, more than block_size {self.block_size}; choose a smaller one")
+        if self.recent > self.block_size: raise BadInput(
+            f"recent is {self.recent}, more than block_size {self.block_size}; "
+            "choose a smaller one")
 
     @property
-    def reach(self): return self.n_layer * (self.block_size - 1) + self.recent # each layer looks back from where the next one looks
+    def reach(self): return self.n_layer * (self.block_size - 1) + self.recent
 
 # %% ../nbs/07_fast.ipynb #57298964
 class RecentEmbedding(nn.Module):
-    "The sum of a vector for the token itself and one for each of the tokens right before it"
+    "The sum of a vector for the token itself and one for each of those right before it"
     def __init__(self, config:FastConfig):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.recent, config.vocab_size, config.n_embd).normal_(std=0.5))
+        tables = torch.empty(config.recent, config.vocab_size, config.n_embd)
+        self.weight = nn.Parameter(tables.normal_(std=0.5))
 
     def forward(self, idx:Tensor) -> Tensor: # (B,T) int64 -> (B,T,C)
         x = F.embedding(idx, self.weight[0])
-        for i in range(1, min(len(self.weight), idx.shape[1])): x = x + F.pad(F.embedding(idx[:,:-i], self.weight[i]), (0, 0, i, 0))
+        for i in range(1, min(len(self.weight), idx.shape[1])):
+            older = F.embedding(idx[:,:-i], self.weight[i])  # (B,T-i,C)
+            x = x + F.pad(older, (0, 0, i, 0))               # zeros for the first i
         return x
 
 # %% ../nbs/07_fast.ipynb #402ed88b
 class RelativeAttention(MultiHeadAttention):
-    "Causal self-attention over the last `block_size` positions, with a learned number for each head and distance"
+    "Causal self-attention over `block_size` positions, a number for each distance"
     def __init__(self, config:FastConfig):
-        super().__init__(config.n_embd, config.n_head, config.block_size, config.dropout)
-        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.bias = nn.Parameter(-0.5**torch.arange(1, config.n_head + 1)[:,None] * torch.arange(config.block_size))
+        C, H, T = config.n_embd, config.n_head, config.block_size
+        super().__init__(C, H, T, config.dropout)
+        self.proj = nn.Linear(C, C, bias=False)
+        steepness = 0.5 ** torch.arange(1, H + 1)
+        self.bias = nn.Parameter(-steepness[:,None] * torch.arange(T))  # (n_head,T)
 
-    def rows(self, T:int) -> Tensor: # what to add to the scores of T positions, (n_head,T,T)
-        near = self.bias[:,:T].flip(1)
-        return F.pad(near, (T - near.shape[1], T - 1), value=float("-inf")).unfold(1, T, 1).flip(1)
+    def rows(self, T:int) -> Tensor: # what to add to scores, (n_head,T,T)
+        near = self.bias[:,:T].flip(1)  # the furthest first
+        sides = (T - near.shape[1], T - 1)
+        long = F.pad(near, sides, value=float("-inf"))
+        return long.unfold(1, T, 1).flip(1)
 
     def forward(self, x:Tensor) -> Tensor: # (B,T,C) -> (B,T,C)
         q, k, v = self.project(x)
-        y = self.dropout(attention_weights(q, k, self.rows(x.shape[1]))) @ v
-        return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
+        weights = self.dropout(attention_weights(q, k, self.rows(x.shape[1])))
+        y = (weights @ v).transpose(1, 2).flatten(2)  # heads side by side, (B,T,C)
+        return self.dropout(self.proj(y))
 
 # %% ../nbs/07_fast.ipynb #f9dcb699
 class SquaredReLU(nn.Module):
@@ -80,8 +91,11 @@ class FastBlock(nn.Module):
         super().__init__()
         C = config.n_embd
         self.sa = RelativeAttention(config)
-        self.ffwd = nn.Sequential(nn.Linear(C, 4 * C, bias=False), SquaredReLU(), nn.Linear(4 * C, C, bias=False), Dropout(config.dropout))
-        self.ln1, self.ln2 = (nn.LayerNorm(C, elementwise_affine=False) for _ in range(2))
+        self.ffwd = nn.Sequential(
+            nn.Linear(C, 4 * C, bias=False), SquaredReLU(),
+            nn.Linear(4 * C, C, bias=False), Dropout(config.dropout))
+        self.ln1 = nn.LayerNorm(C, elementwise_affine=False)
+        self.ln2 = nn.LayerNorm(C, elementwise_affine=False)
 
     def forward(self, x:Tensor) -> Tensor: # (B,T,C) -> (B,T,C)
         x = x + self.sa(self.ln1(x))
@@ -89,24 +103,42 @@ class FastBlock(nn.Module):
 
 # %% ../nbs/07_fast.ipynb #aff08f7e
 class FastGPT(LanguageModel):
-    "A GPT of parts that learn fast: recent tokens added up, distances instead of places, squared ReLU, nothing superfluous"
+    "A GPT of parts that learn fast: recent tokens, distances, squared ReLU"
     def __init__(self, config:FastConfig):
         super().__init__()
         self.config, C = config, config.n_embd
         self.token_embedding_table = RecentEmbedding(config)
         self.blocks = nn.Sequential(*[FastBlock(config) for _ in range(config.n_layer)])
-        self.ln_f, self.lm_head = nn.LayerNorm(C, elementwise_affine=False), nn.Linear(C, config.vocab_size)
+        self.ln_f = nn.LayerNorm(C, elementwise_affine=False)
+        self.lm_head = nn.Linear(C, config.vocab_size)
         for p in self.lm_head.parameters(): nn.init.zeros_(p)
         for p in self.matrices(): nn.init.normal_(p, std=p.shape[1]**-0.5)
 
-    def matrices(self): return [layer.weight for layer in self.blocks.modules() if isinstance(layer, nn.Linear)] # those that `Muon` moves
+    def matrices(self) -> list[Tensor]: # those of the blocks, which `Muon` moves
+        layers = [m for m in self.blocks.modules() if isinstance(m, nn.Linear)]
+        return [layer.weight for layer in layers]
 
-    def forward(self, idx:Tensor, targets:Tensor|None=None) -> tuple[Tensor,Tensor|None]: # as for `GPT`, with T of any size
+    def forward(self,
+        idx:Tensor, # token ids, (B,T) int64, T of any size
+        targets:Tensor|None=None, # the ids that came next, (B,T) int64
+    ) -> tuple[Tensor,Tensor|None]: # logits (B,T,V), and the loss in nats a token
         x = self.token_embedding_table(check_idx(idx, self.config.vocab_size))
         logits = self.lm_head(self.ln_f(self.blocks(x)))
         return logits, next_token_loss(logits, targets)
 
-    def make_optimizer(self, config, dtype:torch.dtype=torch.float32) -> Muon: # `lr` and `weight_decay` are those of the matrices
-        "Muon on the matrices of the blocks, Adam at other rates on the rest"
-        others = [(self.token_embedding_table.weight, 0.3), (self.lm_head.weight, 0.15), (self.lm_head.bias, 0.3), *((block.sa.bias, 3.) for block in self.blocks)]
-        return Muon(self.matrices(), self.config.n_embd, others, config.weight_decay, torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+# %% ../nbs/07_fast.ipynb #f164c78d
+@patch
+def make_optimizer(self:FastGPT,
+    config, # a `TrainConfig`; its `lr` and `weight_decay` are those of the matrices
+    dtype:torch.dtype=torch.float32, # precision of training
+) -> Muon:
+    "Muon on the matrices of the blocks, Adam at other rates on the rest"
+    adam = {"kind": "adam", "weight_decay": 0.}
+    tables = [self.token_embedding_table.weight, self.lm_head.bias]
+    near = [block.sa.bias for block in self.blocks]
+    groups = [{"params": self.matrices(), "side": self.config.n_embd},
+        {"params": tables, "lr_scale": 0.3, **adam},
+        {"params": [self.lm_head.weight], "lr_scale": 0.15, **adam},
+        {"params": near, "lr_scale": 3., **adam}]
+    half = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    return Muon(groups, config.lr, weight_decay=config.weight_decay, dtype=half)

@@ -16,30 +16,34 @@ from .checks import check_choice
 from .corpus import Corpus
 from .data import CharTokenizer, train_val_split
 from .fast import FastConfig, FastGPT
-from .gpt import GPT, GPTConfig
+from .gpt import GPT, GPTConfig, LanguageModel
 from .train import TrainConfig, Trainer
 
 # %% ../nbs/97_recipes.ipynb #79ee984c
 @dataclass(frozen=True)
 class Recipe:
     "What to train, and how"
-    model:type[GPT] # `GPT` or `FastGPT`
+    model:type[LanguageModel] # `GPT` or `FastGPT`
     shape:GPTConfig # its shape; `vocab_size` comes with the text
     train:TrainConfig # how to train it
 
     def start(self, text:Corpus) -> tuple[Trainer,CharTokenizer]: # at step 0
-        "Everything that comes before the first step: split the text, number its characters, draw the first weights"
+        "All that comes before the first step: split, alphabet, first weights"
         tok = CharTokenizer.from_text(text.text)
         torch.manual_seed(self.train.seed)
         model = self.model(replace(self.shape, vocab_size=tok.vocab_size))
-        return Trainer(model, *train_val_split(tok.encode(text.text)), self.train), tok
+        splits = train_val_split(tok.encode(text.text))
+        return Trainer(model, *splits, self.train), tok
 
 # %% ../nbs/97_recipes.ipynb #1a97952b
 RECIPES = {
-    "fast": Recipe(FastGPT, FastConfig(1), TrainConfig(steps=800, lr=0.03, decay="linear", hold=0.2, final_lr=0.02, weight_decay=0.3, clip=0.,
-        eval_interval=100, eval_iters=20)),
-    "speedrun": Recipe(FastGPT, FastConfig(1, block_size=128, n_embd=128, n_layer=1, recent=4), TrainConfig(steps=90, lr=0.08, decay="linear", hold=0.4,
-        final_lr=0.02, weight_decay=0., clip=0., eval_interval=45, eval_iters=20)),
+    "fast": Recipe(FastGPT, FastConfig(1),
+        TrainConfig(steps=800, lr=0.03, decay="linear", hold=0.2, final_lr=0.02,
+            weight_decay=0.3, clip=0., eval_interval=100, eval_iters=20)),
+    "speedrun": Recipe(FastGPT,
+        FastConfig(1, block_size=128, n_embd=128, n_layer=1, recent=4),
+        TrainConfig(steps=90, lr=0.08, decay="linear", hold=0.4, final_lr=0.02,
+            weight_decay=0., clip=0., eval_interval=45, eval_iters=20)),
     "lecture": Recipe(GPT, GPTConfig(1), TrainConfig())}
 
 def pick_recipe(

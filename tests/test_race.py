@@ -1,23 +1,32 @@
+<<<<<<< HEAD:tests/test_speedrun.py
 """The speedrun's model and optimizer where a notebook can't show them.
 
 Other devices, other precisions, the rest of the library, the commands.
 """
+=======
+"The fast model, Muon and the race where a notebook can't show them: other devices, other precisions, the rest of the library, the commands."
+>>>>>>> h7:tests/test_race.py
 
 import json
+import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from charlm import race as race_module
 from charlm.checkpoint import load_model, save_model
 from charlm.checks import BadInput
 from charlm.data import CharTokenizer
+from charlm.fast import FastConfig, FastGPT, RecentEmbedding
 from charlm.generate import load_writer, write
 from charlm.inside import attention_maps, surprise
-from charlm.fast import FastConfig, FastGPT
-from charlm.race import race
+from charlm.muon import Muon, by_kind, orthogonalize, squares, unsquares
+from charlm.race import count_losses, how_often, number_runs, race
 from charlm.recipes import RECIPES
 from charlm.train import Trainer, backward, evaluate
 
@@ -77,6 +86,169 @@ def test_the_loss_scaler_of_16_bit_training_takes_the_optimizer(model):
         pairs = zip(model.parameters(), before, strict=True)
         unchanged = all(torch.equal(p, q) for p, q in pairs)
         assert unchanged == bad  # a step that overflowed is left out
+
+
+def test_refusals():
+    "What chapters 7, 8, 9 refuse, by name, value and way out"
+    ones = nn.Parameter(torch.ones(6, 4))
+    refused = {
+        "recent is 0; it must be a whole number from 1 to 1,000": lambda: FastConfig(
+            9, recent=0
+        ),
+        "recent is 9, more than block_size 8": lambda: FastConfig(
+            9, block_size=8, recent=9
+        ),
+        "kind is 'sgd'": lambda: Muon([{"params": [ones], "kind": "sgd"}]),
+        "can't move a parameter of shape": lambda: Muon(
+            [{"params": [nn.Parameter(torch.ones(3))], "kind": "muon"}]
+        ),
+        "6 x 4 can't be cut into squares of 4": lambda: Muon([ones], side=4),
+        "has 5 tokens; with contexts of 5 it needs 6": lambda: count_losses(
+            torch.arange(9), torch.arange(5), 9
+        ),
+        "longest is 20, too long": lambda: count_losses(
+            torch.arange(99), torch.arange(99), 99, 20
+        ),
+    }
+    for message, work in refused.items():
+        with pytest.raises(BadInput) as found:
+            work()
+        assert message in str(found.value)
+
+
+def test_recent_characters_of_a_text_shorter_than_they_are():
+    table = RecentEmbedding(replace(SHAPE, recent=4))
+    idx = torch.tensor([[3, 1, 4, 1, 5]])
+    for T in range(1, 6):
+        assert torch.equal(table(idx[:, :T]), table(idx)[:, :T])
+
+
+def test_distances_beyond_the_window(model):
+    "A row for each position, whether the text is shorter, as long, or longer than the window"
+    attention = model.blocks[0].sa
+    for T in (1, 3, 8, 9, 30):
+        rows = attention.rows(T)
+        assert rows.shape == (2, T, T)
+        for t in range(T):
+            for s in range(T):
+                inside = 0 <= t - s < 8
+                expected = attention.bias[:, t - s] if inside else -math.inf
+                assert (rows[:, t, s] == expected).all()
+
+
+def test_muon_loads_no_compiler():
+    "Torch's compiler takes about as long to load as a short race"
+    code = """import sys, torch
+from charlm.muon import Muon
+p = torch.nn.Parameter(torch.ones(4, 4))
+optimizer = Muon([p])
+p.grad = torch.eye(4)
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+assert p.grad is None and "torch._dynamo" not in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_muon_is_an_optimizer_of_torch():
+    "Groups, state, schedules, closures, parameters without gradients, groups that come later"
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    optimizer = Muon(net.parameters(), lr=0.1)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert [group["kind"] for group in optimizer.param_groups] == ["muon", "adam"]
+    assert all(
+        t.dtype == torch.float32 for s in optimizer.state.values() for t in s.values()
+    )
+    x, y = torch.randn(50, 8), torch.randn(50, 3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(net(x), y)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(20)]
+    assert losses[-1] < losses[0]
+    still, late = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))
+    optimizer.add_param_group({"params": [still], "kind": "adam", "lr_scale": 0.5})
+    optimizer.add_param_group({"params": [late], "lr": 0.3})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 0.05, 0.3]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    optimizer.step()
+    schedule.step()
+    assert still.tolist() == [1, 1, 1] and late.sum() == 4
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("side", [None, 4])
+def test_muon_continues_to_the_bit(side):
+    def run(change=False):
+        torch.manual_seed(2)
+        params = [nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(5))]
+        optimizer = Muon(params, 0.1, weight_decay=0.1, side=side)
+        for i in range(6):
+            if change and i == 3:
+                saved = optimizer.state_dict()
+                params = [nn.Parameter(p.detach().clone()) for p in params]
+                optimizer = Muon(params, 0.7, side=side)
+                optimizer.load_state_dict(saved)
+            for p in params:
+                p.grad = torch.randn(p.shape)
+            optimizer.step()
+        return params
+
+    for p, q in zip(run(), run(True), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_settings_of_muon_count():
+    "Each setting changes where a step goes; the defaults are those of the recipes"
+
+    def after(**settings):
+        torch.manual_seed(3)
+        matrix, rest = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(3))
+        groups = by_kind([matrix, rest])
+        groups[1]["weight_decay"] = settings.get("weight_decay", 0.0)
+        optimizer = Muon(groups, 0.1, **settings)
+        for _ in range(3):
+            for p in (matrix, rest):
+                p.grad = torch.randn(p.shape)
+            optimizer.step()
+        return torch.cat([matrix.detach().flatten(), rest.detach()])
+
+    usual = after()
+    same = after(momentum=0.8, nesterov=0.8, betas=(0.9, 0.95), eps=1e-8, rounds=3)
+    assert torch.equal(same, usual)
+    for name, value in {
+        "momentum": 0.5,
+        "nesterov": 1.0,
+        "betas": (0.5, 0.95),
+        "eps": 0.1,
+        "weight_decay": 0.1,
+        "side": 2,
+        "rounds": 2,
+        "coefficients": (1.5, -0.5, 0.0),
+        "dtype": torch.bfloat16,
+    }.items():
+        assert not torch.equal(after(**{name: value}), usual), name
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 12), (12, 4)])
+def test_orthogonal_rectangles(shape):
+    G = torch.randn(2, *shape, generator=torch.Generator().manual_seed(4))
+    values = torch.linalg.svdvals(orthogonalize(G))
+    assert ((values - 1).abs() < 0.25).all()
+    pieces = squares(G[0], 4)
+    assert torch.equal(unsquares(pieces), G[0])
+    assert pieces.data_ptr() == G[0].data_ptr()
+
+
+def test_counting_runs():
+    ids = torch.tensor([1, 2, 3, 1, 2], dtype=torch.uint8)
+    runs = number_runs(ids, 1, 200)  # more than a byte holds
+    assert runs.tolist() == [202, 403, 601, 202]
+    assert how_often(runs, runs.sort()[0]).tolist() == [2, 1, 1, 2]
 
 
 def test_a_processor_without_bfloat16(monkeypatch, tmp_path):
