@@ -1,11 +1,7 @@
-<<<<<<< HEAD:tests/test_speedrun.py
-"""The speedrun's model and optimizer where a notebook can't show them.
+"""The fast model, Muon and the race where a notebook can't show them.
 
 Other devices, other precisions, the rest of the library, the commands.
 """
-=======
-"The fast model, Muon and the race where a notebook can't show them: other devices, other precisions, the rest of the library, the commands."
->>>>>>> h7:tests/test_race.py
 
 import json
 import math
@@ -63,15 +59,20 @@ def test_dropout_and_precision(model, dtype):
         torch.manual_seed(1)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             found.append(model(idx)[0])
-    assert torch.equal(found[0][:, :10], found[1][:, :10])
-    assert not torch.equal(found[0][:, 10:], found[1][:, 10:])
+    assert torch.equal(found[0][:, :10], found[1][:, :10]) and not torch.equal(
+        found[0][:, 10:], found[1][:, 10:]
+    )
 
 
 def test_the_loss_scaler_of_16_bit_training_takes_the_optimizer(model):
-    config = replace(RECIPES["speedrun"].train, dtype="float32", device="cpu")
-    x = torch.randint(30, (2, 8))
-    plain = Trainer(model, torch.arange(30), torch.arange(30), config)
-    scaled = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    config, x = (
+        replace(RECIPES["speedrun"].train, dtype="float32", device="cpu"),
+        torch.randint(30, (2, 8)),
+    )
+    plain, scaled = (
+        Trainer(model, torch.arange(30), torch.arange(30), config),
+        torch.amp.GradScaler("cpu", init_scale=1024.0),
+    )
     before = [p.detach().clone() for p in model.parameters()]
     for group in plain.optimizer.param_groups:
         group["lr"] = 0.01 * group["lr_scale"]
@@ -83,9 +84,13 @@ def test_the_loss_scaler_of_16_bit_training_takes_the_optimizer(model):
         scaled.unscale_(plain.optimizer)
         scaled.step(plain.optimizer)
         scaled.update()
-        pairs = zip(model.parameters(), before, strict=True)
-        unchanged = all(torch.equal(p, q) for p, q in pairs)
-        assert unchanged == bad  # a step that overflowed is left out
+        assert (
+            all(
+                torch.equal(p, q)
+                for p, q in zip(model.parameters(), before, strict=True)
+            )
+            == bad
+        )  # a step that overflowed is left out
 
 
 def test_refusals():
@@ -124,7 +129,7 @@ def test_recent_characters_of_a_text_shorter_than_they_are():
 
 
 def test_distances_beyond_the_window(model):
-    "A row for each position, whether the text is shorter, as long, or longer than the window"
+    "A row for each position, for a text shorter, as long, or longer than the window"
     attention = model.blocks[0].sa
     for T in (1, 3, 8, 9, 30):
         rows = attention.rows(T)
@@ -151,7 +156,7 @@ assert p.grad is None and "torch._dynamo" not in sys.modules"""
 
 
 def test_muon_is_an_optimizer_of_torch():
-    "Groups, state, schedules, closures, parameters without gradients, groups that come later"
+    "Groups, state, schedules, closures, no gradient, groups that come later"
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
     optimizer = Muon(net.parameters(), lr=0.1)
@@ -271,15 +276,18 @@ def test_the_rest_of_the_library_takes_it(model, tmp_path):
     again, _ = load_model(tmp_path / "m.safetensors")
     assert type(again) is FastGPT and again.config == SHAPE
     text = write(model, tok, "the ", 40, seed=1)
-    assert len(text) == 44
-    assert text == write(again, tok, "the ", 40, seed=1)
-    writer, alphabet = load_writer(tmp_path / "m.safetensors")
-    assert text == write(writer, alphabet, "the ", 40, seed=1)
+    assert (
+        text
+        == write(again, tok, "the ", 40, seed=1)
+        == write(*load_writer(tmp_path / "m.safetensors"), "the ", 40, seed=1)
+        and len(text) == 44
+    )
     with pytest.raises(BadInput, match="reprime is of no use for this model"):
         write(model, tok, "the ", 40, reprime=True)
     ids = tok.encode(text)
-    assert attention_maps(again, ids[None, :8]).shape == (2, 1, 2, 8, 8)
-    assert surprise(again, ids).shape == (43,)
+    assert attention_maps(again, ids[None, :8]).shape == (2, 1, 2, 8, 8) and surprise(
+        again, ids
+    ).shape == (43,)
     assert evaluate(again, ids, block_size=43).tokens == 43
 
 
@@ -313,8 +321,10 @@ def test_recipes_from_the_command(command, recipe, kind):
         and type(load_model("m")[0]).__name__ == kind
     )
     code, out, err = command("charlm-train", "--resume", "m", "--recipe", "lecture")
-    assert code == 2 and err == (
-        "charlm-train: error: --resume continues with the recipe that the run began "
+    assert (
+        code == 2
+        and err
+        == "charlm-train: error: --resume continues with the recipe that the run began "
         "with; leave out --recipe\n"
     )
     assert command("charlm-train", "--resume", "m")[0] == 0
