@@ -357,7 +357,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'charlm.train.Trainer.advance': ('train.html#trainer.advance', 'charlm/train.py'),
                               'charlm.train.Trainer.bar': ('train.html#trainer.bar', 'charlm/train.py'),
                               'charlm.train.Trainer.check_state': ('train.html#trainer.check_state', 'charlm/train.py'),
+                              'charlm.train.Trainer.compile_model': ('train.html#trainer.compile_model', 'charlm/train.py'),
                               'charlm.train.Trainer.describe': ('train.html#trainer.describe', 'charlm/train.py'),
+                              'charlm.train.Trainer.due': ('train.html#trainer.due', 'charlm/train.py'),
                               'charlm.train.Trainer.expected_state': ('train.html#trainer.expected_state', 'charlm/train.py'),
                               'charlm.train.Trainer.look': ('train.html#trainer.look', 'charlm/train.py'),
                               'charlm.train.Trainer.rehearse': ('train.html#trainer.rehearse', 'charlm/train.py'),
@@ -366,6 +368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'charlm.train.Trainer.run': ('train.html#trainer.run', 'charlm/train.py'),
                               'charlm.train.Trainer.state': ('train.html#trainer.state', 'charlm/train.py'),
                               'charlm.train.Trainer.step_seconds': ('train.html#trainer.step_seconds', 'charlm/train.py'),
+                              'charlm.train.Trainer.steps': ('train.html#trainer.steps', 'charlm/train.py'),
+                              'charlm.train.Trainer.tokens_per_step': ('train.html#trainer.tokens_per_step', 'charlm/train.py'),
                               'charlm.train.backward': ('train.html#backward', 'charlm/train.py'),
                               'charlm.train.check_evaluation': ('train.html#check_evaluation', 'charlm/train.py'),
                               'charlm.train.check_finite': ('train.html#check_finite', 'charlm/train.py'),
@@ -375,5 +379,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'charlm.train.evaluate': ('train.html#evaluate', 'charlm/train.py'),
                               'charlm.train.live_plot': ('train.html#live_plot', 'charlm/train.py'),
                               'charlm.train.lr_at': ('train.html#lr_at', 'charlm/train.py'),
+                              'charlm.train.optimizer_tensors': ('train.html#optimizer_tensors', 'charlm/train.py'),
                               'charlm.train.plot_losses': ('train.html#plot_losses', 'charlm/train.py'),
-                              'charlm.train.train': ('train.html#train', 'charlm/train.py')}}}
+                              'charlm.train.train': ('train.html#train', 'charlm/train.py'),
+                              'charlm.train.windows': ('train.html#windows', 'charlm/train.py')}}}
