@@ -1,10 +1,14 @@
-"""charlm against the lecture's way of doing the same (lecture.py): training, writing, importing, memory; encoding and batches.
+"""charlm against the lecture's way of doing the same (lecture.py).
+
+Compared are training, writing, importing and memory; encoding and batches.
 
     python benchmarks/compare.py [--rounds 5] [--only step-small write-large ...]
 
-Each measurement runs in a process of its own (measure.py), the two sides taking turns, and the medians over the rounds are
-compared: on a shared machine only the ratio means something. Everything takes about a quarter of an hour. The results go to
-benchmarks/results.json, from which the site's performance page is made; the page's figure is in benchmarks/results.png.
+Each measurement runs in a process of its own (measure.py), the two sides taking turns,
+and the medians over the rounds are compared: on a shared machine only the ratio means
+something. Everything takes about a quarter of an hour. The results go to
+benchmarks/results.json, from which the site's performance page is made; the page's
+figure is in benchmarks/results.png.
 """
 
 import argparse, datetime, json, statistics, subprocess, sys
@@ -20,7 +24,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "docs"))
 import performance
 
-# name -> group, what, unit, arguments for the lecture's side, arguments for ours. One unit is a step, 1,000 characters, an import.
+# name -> group, what, unit, arguments for the lecture's side, arguments for ours.
+# One unit is a step, 1,000 characters, an import.
 CASES = {
     "step-small": (
         "Training step",
@@ -107,17 +112,14 @@ def measure(side, args):
 
 def compare(rounds, names):
     "The rows of the table; a side that serves several cases is measured once a round"
-    found, jobs = (
-        {},
-        {
-            (side, args)
-            for name in names
-            for side, args in zip(("lecture", "charlm"), CASES[name][3:], strict=True)
-        },
-    )
-    order = sorted(
-        jobs, key=lambda job: (job[1].split(" --")[0], job[0])
-    )  # what is compared runs one after the other
+    jobs = {
+        (side, args)
+        for name in names
+        for side, args in zip(("lecture", "charlm"), CASES[name][3:], strict=True)
+    }
+    # what is compared runs one after the other
+    order = sorted(jobs, key=lambda job: (job[1].split(" --")[0], job[0]))
+    found = {}
     with tqdm(total=rounds * len(order), disable=not sys.stderr.isatty()) as bar:
         for _ in range(rounds):
             for job in order:
@@ -139,7 +141,8 @@ def compare(rounds, names):
                 unit,
                 median(("lecture", theirs), "seconds"),
                 median(("charlm", ours), "seconds"),
-                f"slowest of {rounds} rounds {max(spread) / min(spread):.1f} times the fastest",
+                f"slowest of {rounds} rounds "
+                f"{max(spread) / min(spread):.1f} times the fastest",
             )
         )
     for name in names:
@@ -157,19 +160,22 @@ def compare(rounds, names):
 
 
 def share_of_machine(rows, rounds):
-    "How much of what this machine multiplies at best goes into a step at the large setting, which needs 1.16e12 operations"
+    """How much of what this machine multiplies at best goes into a step.
+
+    At the large setting a step needs 1.16e12 operations.
+    """
     C, T, n_layer, tokens = 384, 256, 6, 64 * 256
-    needed = (
-        6 * tokens * (n_layer * (12 * C**2 + T * C * 2) + 65 * C)
-    )  # attention counted whole, without using the mask
+    # attention counted whole, without using the mask
+    needed = 6 * tokens * (n_layer * (12 * C**2 + T * C * 2) + 65 * C)
     rates = [measure("machine", "") for _ in range(rounds)]
     for r in rows:
         if r["group"] == "Training step" and "large" in r["what"]:
             dtype = r["what"].rsplit(", ", 1)[1]
             best = statistics.median(rate[dtype] for rate in rates)
+            share = needed / (r["charlm"] / 1000) / 1e9 / best
             r["note"] = (
-                f"{needed / (r['charlm'] / 1000) / 1e9 / best:.0%} of the {best:,.0f} GFLOP/s that this machine multiplied in {dtype}; "
-                + r["note"]
+                f"{share:.0%} of the {best:,.0f} GFLOP/s "
+                f"that this machine multiplied in {dtype}; {r['note']}"
             )
 
 
@@ -179,7 +185,9 @@ def main(rounds, names, megachars):
     rows += data.rows(megachars)
     for r in rows:
         print(
-            f"{r['group']:<28}{r['what']:<40}{r['lecture']:>12,.3g}{r['charlm']:>12,.3g} {r['unit']:<14}{r['ratio']:>7.2f} x  {r['note']}"
+            f"{r['group']:<28}{r['what']:<40}"
+            f"{r['lecture']:>12,.3g}{r['charlm']:>12,.3g} "
+            f"{r['unit']:<14}{r['ratio']:>7.2f} x  {r['note']}"
         )
     if set(names) != set(CASES):
         return  # a part of it would replace the whole

@@ -1,8 +1,11 @@
-"""Chapter 0 against the notes' own way: encoding a long text, its peak memory, and drawing batches.
+"""Chapter 0 against the notes' own way.
+
+Compared are encoding a long text, its peak memory, and drawing batches.
 
     python benchmarks/data.py [--megachars 100]
 
-Both sides alternate in one process and the medians are compared: on a shared machine, only the ratio means something.
+Both sides alternate in one process and the medians are compared: on a shared machine,
+only the ratio means something.
 """
 
 import argparse, ctypes, statistics
@@ -29,15 +32,12 @@ def peak_bytes(function):
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def read(key):
-        return 1024 * int(
-            next(
-                line for line in status.read_text().splitlines() if line.startswith(key)
-            ).split()[1]
-        )
+        lines = status.read_text().splitlines()
+        found = next(line for line in lines if line.startswith(key))
+        return 1024 * int(found.split()[1])
 
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # or memory that was freed earlier would be used again, unnoticed
+    # or memory that was freed earlier would be used again, unnoticed
+    ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")
     before = read("VmRSS")
     result = function()
@@ -54,7 +54,11 @@ SHOWN = {
 
 
 def row(group, what, unit, lecture, charlm, note=""):
-    "Seconds (for writing, those of 1,000 characters) or MiB come in, the unit goes out; the ratio says how many times better charlm is"
+    """One comparison: seconds or MiB come in, the unit goes out.
+
+    For writing, the seconds are those of 1,000 characters. The ratio says how many
+    times better charlm is.
+    """
     shown = SHOWN[unit]
     return dict(
         group=group,
@@ -119,7 +123,9 @@ def main(megachars):
     print(f"{'':<52}{'charlm':>10}{'notes':>12} {'':<13}{'ratio':>9}")
     for r in rows(megachars):
         print(
-            f"{r['group']:<10}{r['what']:<42}{r['charlm']:>10.3g}{r['lecture']:>12.3g} {r['unit']:<13}{r['ratio']:>7.1f} x  {r['note']}"
+            f"{r['group']:<10}{r['what']:<42}"
+            f"{r['charlm']:>10.3g}{r['lecture']:>12.3g} "
+            f"{r['unit']:<13}{r['ratio']:>7.1f} x  {r['note']}"
         )
 
 

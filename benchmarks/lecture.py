@@ -1,8 +1,12 @@
-"""The lecture's way, written out plainly, to compare with: a module for each head, a mask filled in for each of them,
-batches stacked from slices, AdamW as torch gives it, and writing that reads the whole context again for every character
-in the state that training left the model in (training mode, gradients recorded).
+"""The lecture's way, written out plainly, to compare with.
 
-Layers are named as in the lecture, so that weights go back and forth with `from_lecture` and `to_lecture`.
+A module for each head, a mask filled in for each of them, batches stacked from slices,
+AdamW as torch gives it, and writing that reads the whole context again for every
+character in the state that training left the model in (training mode, gradients
+recorded).
+
+Layers are named as in the lecture, so that weights go back and forth with
+`from_lecture` and `to_lecture`.
 """
 
 import torch
@@ -36,9 +40,8 @@ class MultiHeadAttention(nn.Module):
         self.proj, self.dropout = nn.Linear(n_embd, n_embd), nn.Dropout(dropout)
 
     def forward(self, x):
-        return self.dropout(
-            self.proj(torch.cat([head(x) for head in self.heads], dim=-1))
-        )
+        joined = torch.cat([head(x) for head in self.heads], dim=-1)
+        return self.dropout(self.proj(joined))
 
 
 class FeedForward(nn.Module):
@@ -58,10 +61,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     def __init__(self, n_embd, n_head, block_size, dropout):
         super().__init__()
-        self.sa, self.ffwd = (
-            MultiHeadAttention(n_embd, n_head, block_size, dropout),
-            FeedForward(n_embd, dropout),
-        )
+        self.sa = MultiHeadAttention(n_embd, n_head, block_size, dropout)
+        self.ffwd = FeedForward(n_embd, dropout)
         self.ln1, self.ln2 = nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)
 
     def forward(self, x):
@@ -84,9 +85,8 @@ class LectureGPT(nn.Module):
 
     def forward(self, idx, targets=None):
         B, T = idx.shape
-        x = self.token_embedding_table(idx) + self.position_embedding_table(
-            torch.arange(T)
-        )
+        positions = self.position_embedding_table(torch.arange(T))
+        x = self.token_embedding_table(idx) + positions
         logits = self.lm_head(self.ln_f(self.blocks(x)))
         if targets is None:
             return logits, None
@@ -103,9 +103,9 @@ class LectureGPT(nn.Module):
 def get_batch(ids, batch_size, block_size):
     "`ids` are int64, as the lecture keeps them"
     offsets = torch.randint(len(ids) - block_size, (batch_size,))
-    return torch.stack([ids[i : i + block_size] for i in offsets]), torch.stack(
-        [ids[i + 1 : i + block_size + 1] for i in offsets]
-    )
+    x = torch.stack([ids[i : i + block_size] for i in offsets])
+    y = torch.stack([ids[i + 1 : i + block_size + 1] for i in offsets])
+    return x, y
 
 
 def make_step(model, ids, batch_size, lr):

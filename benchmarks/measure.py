@@ -1,6 +1,9 @@
-"""One measurement of one side in a process of its own; prints a JSON object. `compare.py` calls it.
+"""One measurement of one side in a process of its own; prints a JSON object.
 
-python benchmarks/measure.py {lecture,charlm} step {small,large} [--dropout P] [--dtype float32] [--threads N]
+`compare.py` calls it.
+
+python benchmarks/measure.py {lecture,charlm} step {small,large}
+    [--dropout P] [--dtype float32] [--threads N]
 python benchmarks/measure.py {lecture,charlm} write {small,large} [--reprime]
 python benchmarks/measure.py {lecture,charlm} import
 python benchmarks/measure.py machine
@@ -99,15 +102,13 @@ def write(side, setting, reprime, length=1000):
     from charlm.generate import Writer, write
     from charlm.gpt import GPT, GPTConfig
 
-    writer, alphabet = (
-        Writer.from_torch(GPT(GPTConfig(65, **s["shape"]))),
-        Alphabet("".join(map(chr, range(65, 130)))),
-    )
-    return {
-        "seconds": median_of(
-            lambda: write(writer, alphabet, "A", length, seed=1, reprime=reprime), 1, 0
-        )
-    }
+    writer = Writer.from_torch(GPT(GPTConfig(65, **s["shape"])))
+    alphabet = Alphabet("".join(map(chr, range(65, 130))))
+
+    def run():
+        write(writer, alphabet, "A", length, seed=1, reprime=reprime)
+
+    return {"seconds": median_of(run, 1, 0)}
 
 
 def imports(side):
@@ -121,7 +122,10 @@ def imports(side):
 
 
 def machine():
-    "What this machine multiplies: billions of floating-point operations a second on matrices of 2048 x 2048"
+    """What this machine multiplies, on matrices of 2048 x 2048.
+
+    In billions of floating-point operations a second.
+    """
     import torch
 
     rates = {}
@@ -141,18 +145,15 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--reprime", action="store_true")
     a = parser.parse_args()
-    result = (
-        machine()
-        if a.side == "machine"
-        else {
-            "step": lambda: step(a.side, a.setting, a.dropout, a.dtype, a.threads),
-            "write": lambda: write(a.side, a.setting, a.reprime),
-            "import": lambda: imports(a.side),
-        }[a.what]()
-    )
-    print(
-        json.dumps(
-            result
-            | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-        )
-    )
+    if a.side == "machine":
+        result = machine()
+    elif a.what == "step":
+        result = step(a.side, a.setting, a.dropout, a.dtype, a.threads)
+    elif a.what == "write":
+        result = write(a.side, a.setting, a.reprime)
+    elif a.what == "import":
+        result = imports(a.side)
+    else:
+        parser.error("say what to measure: step, write or import")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(result | {"peak_mib": peak}))

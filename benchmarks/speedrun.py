@@ -1,10 +1,12 @@
-"""The speedrun (chapter 6) against nanoGPT's laptop setting (nanogpt.py), and the second record.
+"""The speedrun (chapter 6) against nanoGPT's laptop setting, and the second record.
 
     python benchmarks/speedrun.py [--seeds 5] [--record 3]
 
-For each seed: the yardstick, the speedrun, and the speedrun forced to float32, each in a process of its own, one after the other, so
-that all see the same machine. Then the recipe `fast`, whose training must fit into 180 seconds. About twenty minutes, with nothing
-else running; the results go to benchmarks/speedrun.json, from which chapter 6 and the performance page are made.
+For each seed: the yardstick (nanogpt.py), the speedrun, and the speedrun forced to
+float32, each in a process of its own, one after the other, so that all see the same
+machine. Then the recipe `fast`, whose training must fit into 180 seconds. About twenty
+minutes, with nothing else running; the results go to benchmarks/speedrun.json, from
+which chapter 6 and the performance page are made.
 """
 
 import argparse, datetime, json, statistics, subprocess, sys, tempfile
@@ -50,17 +52,13 @@ def charlm(seed, *args):
 
 def summary(name, runs, reference):
     "One line: losses, seconds and how many times sooner than the yardstick"
-    losses, training, process = (
-        [get(r) for r in runs]
-        for get in (
-            lambda r: r["loss"],
-            lambda r: r["seconds"]["training"],
-            lambda r: r["seconds"]["process"],
-        )
-    )
+    losses = [r["loss"] for r in runs]
+    training = [r["seconds"]["training"] for r in runs]
+    process = [r["seconds"]["process"] for r in runs]
     sooner = statistics.median(reference) / statistics.median(training)
     return (
-        f"{name:<24} loss {statistics.mean(losses):.4f} (worst {max(losses):.4f}), training {statistics.median(training):6.2f} s, "
+        f"{name:<24} loss {statistics.mean(losses):.4f} (worst {max(losses):.4f}), "
+        f"training {statistics.median(training):6.2f} s, "
         f"process {statistics.median(process):6.2f} s, {sooner:5.1f} times as soon"
     )
 
@@ -110,7 +108,8 @@ if __name__ == "__main__":
         "--record",
         type=int,
         default=3,
-        help="seeds of the second record, from 1; other than 3, nothing is kept (default: 3)",
+        help="seeds of the second record, from 1; "
+        "other than 3, nothing is kept (default: 3)",
     )
     a = parser.parse_args()
     main(a.seeds, a.record)

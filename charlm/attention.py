@@ -17,7 +17,7 @@ from .hardware import Dropout, attend, check_dropout, keep_mask  # noqa: F401
 def causal_mask(
     block_size:int, # longest sequence, in tokens, T
     device:str|torch.device|None=None, # where it goes
-) -> Tensor: # (T,T), 0 where a position may look, at itself and before, and minus infinity where not
+) -> Tensor: # (T,T): 0 where a position may look, minus infinity where not
     "What to add to scores to hide the future"
     return torch.full((block_size, block_size), float("-inf"), device=device).triu(1)
 
@@ -25,10 +25,10 @@ def causal_mask(
 def attention_weights(
     q:Tensor, # queries, (...,T,head_size)
     k:Tensor, # keys, (...,S,head_size)
-    mask:Tensor|None=None, # (T,S), as `causal_mask` makes it; None: every query may look everywhere
+    mask:Tensor|None=None, # (T,S), as `causal_mask` makes it; None: look everywhere
 ) -> Tensor: # (...,T,S), each row sums to one
-    "How much each query takes from each key: scaled dot products, masked, softmax (Vaswani et al., 2017, section 3.2.1)"
-    scores = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
+    "How much each query takes from each key (Vaswani et al., 2017, section 3.2.1)"
+    scores = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)     # (...,T,S)
     if mask is not None: scores = scores + mask.to(scores.dtype)
     return scores.softmax(-1)
 
@@ -39,12 +39,16 @@ def check_causal(
     context:Tensor|None=None, # what a causal head can't take
 ):
     "Raise `BadInput` where a causal head is given what it can't mask"
-    if length > block_size: raise BadInput(f"a sequence of {length} tokens is longer than block_size {block_size}")
-    if context is not None: raise BadInput("a causal head can't look at a context, which has no past or future; build it with causal=False")
+    if length > block_size:
+        raise BadInput(
+            f"a sequence of {length} tokens is longer than block_size {block_size}")
+    if context is not None:
+        raise BadInput("a causal head can't look at a context, which has no past or "
+            "future; build it with causal=False")
 
 # %% ../nbs/02_attention.ipynb #8a995d7b
 class Head(nn.Module):
-    "One head of attention: each position takes a weighted mean of values from itself and earlier ones, from all, or from a context"
+    "One head of attention: each position takes a weighted mean of values"
     def __init__(self,
         n_embd:int, # channels of the input, C
         head_size:int, # channels of queries, keys, values and output
@@ -57,14 +61,23 @@ class Head(nn.Module):
         self.query = nn.Linear(n_embd, head_size, bias=False)
         self.value = nn.Linear(n_embd, head_size, bias=False)
         self.dropout = Dropout(dropout)
-        self.register_buffer("mask", causal_mask(block_size) if causal else None, persistent=False)
+        mask = causal_mask(block_size) if causal else None
+        self.register_buffer("mask", mask, persistent=False) # not saved
 
-    def forward(self, x:Tensor, context:Tensor|None=None) -> Tensor: # (B,T,C), (B,S,C) -> (B,T,head_size)
-        T, source = x.shape[1], x if context is None else context
-        if self.mask is not None: check_causal(T, len(self.mask), context)
-        q, k, v = self.query(x), self.key(source), self.value(source)
-        mask = None if self.mask is None else self.mask[:T,:T]
-        return self.dropout(attention_weights(q, k, mask)) @ v
+    def forward(self,
+        x:Tensor, # who asks, (B,T,C)
+        context:Tensor|None=None, # who is asked, (B,S,C); None: `x` itself, and S is T
+    ) -> Tensor: # (B,T,head_size)
+        T, mask = x.shape[1], self.mask
+        if mask is not None:
+            check_causal(T, len(mask), context)
+            mask = mask[:T, :T]                # a shorter text needs a corner of it
+        if context is None: context = x
+        q = self.query(x)                      # (B,T,C) -> (B,T,head_size)
+        k = self.key(context)                  # (B,S,C) -> (B,S,head_size)
+        v = self.value(context)                # (B,S,C) -> (B,S,head_size)
+        wei = self.dropout(attention_weights(q, k, mask)) # (B,T,S)
+        return wei @ v                         # (B,T,S) @ (B,S,head_size)
 
 # %% ../nbs/02_attention.ipynb #193beb0a
 def check_heads(
@@ -74,13 +87,15 @@ def check_heads(
     "How wide each of `n_head` heads is, if they can share `n_embd` channels evenly"
     check_whole("n_embd", n_embd)
     check_whole("n_head", n_head)
-    if n_embd % n_head: raise BadInput(f"n_embd is {n_embd}, which n_head {n_head} doesn't divide; "
-        f"choose n_embd {max(n_embd // n_head, 1) * n_head} or another multiple of {n_head}")
+    if n_embd % n_head:
+        fits = max(n_embd // n_head, 1) * n_head
+        raise BadInput(f"n_embd is {n_embd}, which n_head {n_head} doesn't divide; "
+            f"choose n_embd {fits} or another multiple of {n_head}")
     return n_embd // n_head
 
 # %% ../nbs/02_attention.ipynb #5d4ab691
 class MultiHeadAttention(nn.Module):
-    "Several heads of causal self-attention side by side, their outputs joined and mixed"
+    "Several heads of causal self-attention side by side, joined and mixed"
     def __init__(self,
         n_embd:int, # channels of input and output, C
         n_head:int, # how many heads; divides `n_embd`
@@ -89,17 +104,23 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         self.head_size = check_heads(n_embd, n_head)
+        self.n_head, self.block_size = n_head, block_size
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
         self.proj = nn.Linear(n_embd, n_embd)
-        self.dropout, self.block_size = Dropout(dropout), block_size
+        self.dropout = Dropout(dropout)
 
-    def project(self, x:Tensor) -> Tensor: # (B,T,C) -> queries, keys, values of all heads, (3,B,n_head,T,head_size)
-        return self.qkv(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
+    def project(self, x:Tensor) -> Tensor: # queries, keys, values of all heads
+        B, T, C = x.shape
+        qkv = self.qkv(x)                                       # (B,T,3C)
+        qkv = qkv.view(B, T, 3, self.n_head, self.head_size)    # cut
+        return qkv.permute(2, 0, 3, 1, 4)             # sorted: (3,B,n_head,T,head_size)
 
     def rows(self, T:int) -> Tensor: # what to add to the scores of T positions, (T,T)
         return causal_mask(T, self.proj.weight.device)
 
     def forward(self, x:Tensor) -> Tensor: # (B,T,C) -> (B,T,C)
         check_causal(x.shape[1], self.block_size)
-        y = attend(*self.project(x), self.dropout)
-        return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
+        q, k, v = self.project(x)              # each (B,n_head,T,head_size)
+        out = attend(q, k, v, self.dropout)    # (B,n_head,T,head_size)
+        out = out.transpose(1, 2).flatten(2)   # (B,T,n_head,head_size) -> (B,T,C)
+        return self.dropout(self.proj(out))    # (B,T,C)

@@ -1,4 +1,7 @@
-"API pages: every public name of a module with its signature, what it does, where the book tells of it, and its source."
+"""API pages: every public name of a module with its signature and what it does.
+
+Beside it stand where the book tells of it, and its source.
+"""
 
 import ast, importlib, inspect, re
 
@@ -20,7 +23,10 @@ def owner(node):
 
 
 def definitions(text):
-    "name -> node for the classes, functions, methods and constants of some Python, as nbdev names them; a class is followed by its methods"
+    """name -> node for the classes, functions, methods and constants of some Python.
+
+    The names are nbdev's; a class is followed by its methods.
+    """
     found = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign):
@@ -63,13 +69,10 @@ def constants():
 
 def segment(text, node):
     "A definition's source, its decorators too"
-    first = min(
-        [node.lineno]
-        + [decorator.lineno for decorator in getattr(node, "decorator_list", [])]
-    )
-    return inspect.cleandoc(
-        "\n" + "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-    )
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno] + [decorator.lineno for decorator in decorators])
+    lines = text.splitlines()[first - 1 : node.end_lineno]
+    return inspect.cleandoc("\n" + "\n".join(lines))
 
 
 def signature(module, name):
@@ -96,7 +99,10 @@ def headings(path):
 
 
 def slug(heading):
-    "The id of a heading: lower case, hyphens for spaces, and the dots and underscores of names kept, as nbdev's links have them"
+    """The id of a heading: lower case, with hyphens for spaces.
+
+    The dots and underscores of names are kept, as nbdev's links have them.
+    """
     return re.sub(r"[^\w.\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
@@ -104,13 +110,19 @@ def entry(module, name, node, text, heading, link_names, level):
     "One name of the library"
     constant = isinstance(node, ast.Assign)
     doc = "" if constant else (ast.get_docstring(node) or "").replace("$", r"\$")
-    doc = link_names(doc, "../") + (
-        "" if not doc else " " if doc[-1] in ".?!" else ". "
-    )
+    end = "" if not doc else " " if doc[-1] in ".?!" else ". "
+    doc = link_names(doc, "../") + end
     code = f"```python\n{segment(text, node)}\n```"
     if not constant:
-        code = f"```python\n{signature(module, name)}\n```\n\n```{{raw}} html\n<details><summary>Source of {name}</summary>\n```\n\n{code}\n\n```{{raw}} html\n</details>\n```"
-    return f"{'#' * level} `{name}`\n\n{doc}Told under [{heading}](../{module}.ipynb#{slug(heading)}).\n\n{code}"
+        opening = f"<details><summary>Source of {name}</summary>"
+        code = (
+            f"```python\n{signature(module, name)}\n```\n\n"
+            f"```{{raw}} html\n{opening}\n```\n\n"
+            f"{code}\n\n"
+            "```{raw} html\n</details>\n```"
+        )
+    told = f"Told under [{heading}](../{module}.ipynb#{slug(heading)})."
+    return f"{'#' * level} `{name}`\n\n{doc}{told}\n\n{code}"
 
 
 def module_page(module, path, link_names):
@@ -143,22 +155,16 @@ def module_page(module, path, link_names):
 
 def index_page(chapters):
     rows = [
-        f"| [`charlm.{c.name}`]({c.name}.md) | [{c.title}](../{c.name}.ipynb) | {c.about} |"
+        f"| [`charlm.{c.name}`]({c.name}.md) "
+        f"| [{c.title}](../{c.name}.ipynb) | {c.about} |"
         for c in chapters
         if c.name in modules()
     ]
-    return (
-        "\n".join(
-            [
-                "# The library",
-                "",
-                "Every chapter is a module. These pages list its names, each with its signature, a sentence, and its source. "
-                "In a signature, a parameter is followed by its type and, in a comment, its meaning; `(B,T)` there is the shape of a tensor.",
-                "",
-                "| module | chapter | what it is about |",
-                "|---|---|---|",
-                *rows,
-            ]
-        )
-        + "\n"
+    intro = (
+        "Every chapter is a module. These pages list its names, each with its "
+        "signature, a sentence, and its source. In a signature, a parameter is "
+        "followed by its type and, in a comment, its meaning; `(B,T)` there is the "
+        "shape of a tensor."
     )
+    table = ["| module | chapter | what it is about |", "|---|---|---|", *rows]
+    return "\n".join(["# The library", "", intro, "", *table]) + "\n"

@@ -1,4 +1,7 @@
-"The site: Sphinx with the furo theme, from the pages that convert.py has made. Everything is on the site itself; nothing is asked of another host."
+"""The site: Sphinx with the furo theme, from the pages that convert.py has made.
+
+Everything is on the site itself; nothing is asked of another host.
+"""
 
 import re, shutil, sys
 from pathlib import Path
@@ -11,12 +14,10 @@ from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-project, author, copyright, version = (
-    "charlm",
-    "The charlm authors",
-    "The charlm authors, Apache License 2.0",
-    charlm.__version__,
-)
+project = "charlm"
+author = "The charlm authors"
+copyright = "The charlm authors, Apache License 2.0"
+version = charlm.__version__
 extensions = ["myst_nb", "sphinx_copybutton"]
 nitpicky = True
 html_math_renderer = "mathcore"
@@ -46,14 +47,31 @@ html_extra_path = ["_build/extra"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
-html_theme_options = {"top_of_page_buttons": []}
+# Callouts are as large as the text and only tinted; a folded cell's line isn't coloured
+calm = {
+    "admonition-font-size": ".95rem",
+    "admonition-title-font-size": ".95rem",
+    "color-admonition-title": "var(--color-background-border)",
+    "color-admonition-title-background": "transparent",
+    "color-admonition-title-background--note": "rgba(0, 176, 255, .08)",
+    "color-admonition-title-background--warning": "rgba(255, 145, 0, .08)",
+    "color-admonition-title-background--tip": "rgba(0, 200, 82, .08)",
+}
+html_theme_options = {
+    "top_of_page_buttons": [],
+    "light_css_variables": calm,
+    "dark_css_variables": calm,
+}
 
 log = logging.getLogger(__name__)
 latex = LatexToMathML(fancy_error=False)
 
 
 def math(display):
-    "What writes one kind of formula: as MathML, made here; what is wrong in it is a warning, which stops the build"
+    """What writes one kind of formula: as MathML, made here.
+
+    What is wrong in it is a warning, which stops the build.
+    """
 
     def visit(translator, node):
         try:
@@ -70,7 +88,10 @@ def math(display):
 
 
 def math_font(app, error):
-    "STIX Two Math, under the Open Font License, from the ziamath package: without a font made for it, large sums look poor"
+    """STIX Two Math, under the Open Font License, from the ziamath package.
+
+    Without a font made for formulas, large sums look poor.
+    """
     if not error:
         shutil.copy(
             Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf",
@@ -79,7 +100,10 @@ def math_font(app, error):
 
 
 def for_readers(app, page, template, context, doctree):
-    "Boxes that scroll can be reached from the keyboard, and each page names its Markdown form"
+    """Boxes that scroll can be reached from the keyboard.
+
+    And each page names its Markdown form.
+    """
     # the theme's captions in the sidebar are headings that don't say of which level
     context["furo_navigation_tree"] = context.get("furo_navigation_tree", "").replace(
         'role="heading"', 'role="heading" aria-level="2"'

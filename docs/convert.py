@@ -1,10 +1,15 @@
-"""Make what Sphinx reads, docs/_build/src, from the notebooks and the pages beside them; and for programs that read, a Markdown form of each page and llms.txt.
+"""Make what Sphinx reads, docs/_build/src, from notebooks and the pages beside them.
 
-nbdev's processors apply its directives. Two of its steps are left out: it puts a signature in place of an exported cell, but here the code is
-what the book is about, so it stays, marked as part of the library; signatures are on the API pages (api.py)."""
+For programs that read, a Markdown form of each page and llms.txt are made as well.
+
+nbdev's processors apply its directives. Two of its steps are left out: it puts a
+signature in place of an exported cell, but here the code is what the book is about, so
+it stays, marked as part of the library; signatures are on the API pages (api.py).
+"""
 
 import base64, json, re
 from pathlib import Path
+from urllib.parse import unquote
 
 from fastcore.nbio import read_nb
 from nbdev.doclinks import NbdevLookup
@@ -19,7 +24,7 @@ from nbdev.processors import (
 from nbformat import v4
 
 import api, figures, performance
-from readme import directives, fenced, root, without_directives
+from readme import callouts, directives, fenced, quoted, root, without_directives
 
 src, extra, html = [root / "docs/_build" / name for name in ("src", "extra", "html")]
 lookup = NbdevLookup(strip_libs="charlm", incl_libs="charlm")
@@ -34,7 +39,7 @@ class Processors(FilterDefaults):
 
 
 class Page:
-    "A page for Sphinx: its name without suffix, its title, a line about it, and what it holds"
+    "A page for Sphinx: its name without suffix, its title, a line about it, its cells"
 
     def __init__(self, name, title, about, cells):
         self.name, self.title, self.about, self.cells = name, title, about, cells
@@ -45,22 +50,64 @@ def page_name(path):
 
 
 def link_names(text, up=""):
-    "Names of the library in backticks become links to the API pages, a method like `__len__` to its class; `up` leads to the site's root"
+    """Names of the library in backticks become links to the API pages.
+
+    A method like `__len__` leads to its class; `up` leads to the site's root.
+    """
 
     def local(m):
-        return (
-            f"]({up}api/{m[1]}.md#{re.sub(r'[.]__[a-z]+__$', '', m[2])})"
-            if m[2]
-            else f"]({up}api/{m[1]}.md)"
-        )
+        anchor = "#" + re.sub(r"[.]__[a-z]+__$", "", m[2]) if m[2] else ""
+        return f"]({up}api/{m[1]}.md{anchor})"
 
     return re.sub(r"\]\(/(\w+)\.html#?([^)]*)\)", local, lookup.linkify(text) or "")
 
 
+def glossary_terms():
+    """What a link to the glossary may say after its `#` -> the term's name there.
+
+    Every way of writing a term has an entry: `nat` and `bit` lead to "Nat, bit", and
+    `block` to "Block (of a transformer)".
+    """
+    text = (root / "docs/glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^(\S.*)\n: ", text, re.M)
+    found = {api.slug(term): term for term in terms}
+    for term in terms:
+        for part in re.sub(r" *\(.*\)", "", term).split(", "):
+            found.setdefault(api.slug(part), term)
+    return found
+
+
+def link_terms(text):
+    """Links to the glossary become links to a term's place in it.
+
+    A term that the glossary lacks stays as it is written; Sphinx then complains of it.
+    """
+
+    def term(m):
+        name = unquote(m[2]).strip()
+        shown = re.sub(r"[`*]", "", m[1])
+        return f"{{term}}`{shown} <{terms.get(api.slug(name), name)}>`"
+
+    terms = glossary_terms()
+    text = re.sub(r"\[([^\]]+)\]\(\.\./docs/glossary\.md#([^)]+)\)", term, text)
+    return text.replace("](../docs/glossary.md)", "](glossary.md)")
+
+
+def admonition(kind, title, body):
+    "A callout as Sphinx has it; without a title of its own, its kind is its title"
+    if not title:
+        return f":::{{{kind}}}\n{body}\n:::"
+    return f":::{{admonition}} {title}\n:class: {kind}\n\n{body}\n:::"
+
+
 def markdown(text):
-    "Links between notebooks become links between pages, and Quarto's callouts admonitions"
-    text = re.sub(r"^::: ?\{\.callout-(\w+)[^}]*\}$", r":::{\1}", text, flags=re.M)
-    return re.sub(r"\]\((?:\d+_)?(\w+\.ipynb)", r"](\1", link_names(text))
+    """A notebook's Markdown as Sphinx takes it.
+
+    Links between notebooks become links between pages, those to the glossary lead to
+    its terms, and Quarto's callouts become admonitions.
+    """
+    text = link_terms(link_names(callouts(text, admonition)))
+    return re.sub(r"\]\((?:\d+_)?(\w+\.ipynb)", r"](\1", text)
 
 
 def stable(text):
@@ -70,32 +117,26 @@ def stable(text):
 
 
 def value(flags, name):
-    return next(
-        (
-            f.removeprefix(f"{name}:").strip().strip('"')
-            for f in flags
-            if f.startswith(f"{name}:")
-        ),
-        "",
-    )
+    "What a directive such as `fig-alt: ...` says, or nothing"
+    for flag in flags:
+        if flag.startswith(f"{name}:"):
+            return flag.removeprefix(f"{name}:").strip().strip('"')
+    return ""
 
 
 def alt_text(flags, source, heading):
-    "What a picture shows: the author's words, or else the labels of its axes, or else where it stands"
+    """What a picture shows, in the author's words.
+
+    Or else the labels of its axes, or else where it stands.
+    """
     if given := value(flags, "fig-alt"):
         return given
-    found = {
-        axis: re.findall(rf"{axis}(?:=|\()\s*f?\"([^\"]+)\"", source)
+    ys, xs = (
+        re.findall(rf"{axis}(?:=|\()\s*f?\"([^\"]+)\"", source)
         for axis in ("ylabel", "xlabel")
-    }
-    labels = (
-        [
-            f"{y} against {x}"
-            for y, x in zip(found["ylabel"], found["xlabel"], strict=False)
-        ]
-        or found["xlabel"]
-        or [f"for the section {heading}"]
     )
+    pairs = [f"{y} against {x}" for y, x in zip(ys, xs, strict=False)]
+    labels = pairs or xs or [f"for the section {heading}"]
     return "Figure: " + re.sub(r" *\{[^}]*\} *", " ", ", ".join(dict.fromkeys(labels)))
 
 
@@ -105,8 +146,26 @@ def picture(name, data):
     return f"pictures/{name}"
 
 
+def summaries(cell, code):
+    """What the line says that opens a folded cell, and when it is open.
+
+    The author's words (`code-summary: ...`), or else what the cell is: checks, or code.
+    """
+    checks = any(map(figures.CHECKS.match, code.splitlines()))
+    said = value(cell.flags, "code-summary")
+    if not said and checks and not cell.get("outputs"):
+        said = "Checks"
+    return {
+        "code_prompt_show": said or "Show the code",
+        "code_prompt_hide": said or "Hide the code",
+    }
+
+
 def code_cell(cell, name, heading):
-    "The cells for Sphinx that show one code cell: its code and what it printed, and its pictures"
+    """The cells for Sphinx that show one code cell.
+
+    Its code and what it printed, and its pictures.
+    """
     flags, source = cell.flags, cell.source
     if (
         not source.strip()
@@ -120,29 +179,20 @@ def code_cell(cell, name, heading):
         tags.append("remove-input")
     if "code-fold: true" in flags:
         tags.append("hide-input")
-        details = {
-            "mystnb": {
-                "code_prompt_show": value(flags, "code-summary") or "Show the code",
-                "code_prompt_hide": "Hide the code",
-            }
-        }
+        details = {"mystnb": summaries(cell, code)}
     if flags & {"export", "exporti"}:
         tags.append("library")
     outputs = []
     for o in [] if "output: false" in flags else cell.get("outputs", []):
         if "image/png" in (data := o.get("data", {})):
-            path = picture(
-                f"{name}-{len(after)}.png", base64.b64decode("".join(data["image/png"]))
-            )
-            size = re.search(
-                r"Figure size (\d+)x", "".join(data.get("text/plain", ""))
-            )  # pictures have two dots for each of the page's
-            after.append(
-                v4.new_markdown_cell(
-                    f"![{alt_text(flags, code, heading)}]({path})"
-                    + (f"{{width={size[1]}px}}" if size else "")
-                )
-            )
+            png = base64.b64decode("".join(data["image/png"]))
+            path = picture(f"{name}-{len(after)}.png", png)
+            # pictures have two dots for each of the page's
+            plain_text = "".join(data.get("text/plain", ""))
+            size = re.search(r"Figure size (\d+)x", plain_text)
+            width = f"{{width={size[1]}px}}" if size else ""
+            alt = alt_text(flags, code, heading)
+            after.append(v4.new_markdown_cell(f"![{alt}]({path}){width}"))
         elif "text/markdown" in data:
             after.append(v4.new_markdown_cell(markdown("".join(data["text/markdown"]))))
         elif text := stable(o.get("text", data.get("text/plain", ""))).rstrip():
@@ -156,7 +206,10 @@ def code_cell(cell, name, heading):
 
 
 def fold_solutions(cells):
-    "Everything from an exercise's question to the next one, or to the next heading, goes behind a line that opens it"
+    """The answer to an exercise goes behind a line that opens it.
+
+    That is everything from the question to the next one, or to the next heading.
+    """
     out, state = [], ""
     for c in cells:
         text = c.source if c.cell_type == "markdown" else ""
@@ -205,7 +258,10 @@ def text_page(name, text, about):
 
 
 def local_links(text):
-    "CONTRIBUTING.md and CHANGELOG.md may link to files of the repository, which are not on the site: only the words stay"
+    """Of links to files of the repository only the words stay.
+
+    CONTRIBUTING.md and CHANGELOG.md may have such links; the files are not on the site.
+    """
     return re.sub(r"\[([^\]]+)\]\((?!http|#)[^)]+\)", r"\1", text)
 
 
@@ -220,6 +276,16 @@ def toctree(caption, pages, numbered=False):
     )
 
 
+def quoted_admonitions(text):
+    "Admonitions as Markdown that needs no Sphinx: quotations with a title in bold"
+    return re.sub(
+        r"^:::\{(\w+)\}(?: ([^\n]+)\n:class: \w+\n)?\n+(.*?)\n:::$",
+        lambda m: quoted(*m.groups()),
+        text,
+        flags=re.M | re.S,
+    )
+
+
 def plain(page):
     "The page as Markdown that needs no Sphinx"
     pieces = []
@@ -231,7 +297,9 @@ def plain(page):
                 c.source,
                 flags=re.M | re.S,
             )
+            text = quoted_admonitions(text)
             up = "../" * page.name.count("/")
+            text = re.sub(r"\{term\}`(.+?) <.+?>`", rf"[\1]({up}glossary.md)", text)
             text = re.sub(
                 r"\]\(pictures/(.+?)\)(\{.*?\})?", rf"]({up}_images/\1)", text
             )
@@ -262,9 +330,8 @@ def write_page(page):
         write(src / f"{page.name}.md", "\n\n".join(c.source for c in page.cells) + "\n")
     else:
         for i, c in enumerate(page.cells):
-            c["id"] = (
-                f"cell-{i}"  # a fixed one, so that an unchanged page stays the same file
-            )
+            # a fixed one, so that an unchanged page stays the same file
+            c["id"] = f"cell-{i}"
         meta = {
             "kernelspec": {
                 "name": "python3",

@@ -8,13 +8,15 @@ from api import slug
 from readme import directives, without_directives
 
 CHECKS = re.compile(r"^(assert\b|test_\w+\(|near\(|torch\.testing\.assert_close\()")
-FIGURE = re.compile(
-    r"\d[\d_]{3,}|\d+\.\d\d"
-)  # four digits or two decimals; a tolerance, being named, is not meant
+# four digits or two decimals; a tolerance, being named, is not meant
+FIGURE = re.compile(r"\d[\d_]{3,}|\d+\.\d\d")
 
 
 def checks(source, flags):
-    "The statements of a cell that assert a figure; in a cell about Tiny Shakespeare, every check"
+    """The statements of a cell that assert a figure.
+
+    In a cell about Tiny Shakespeare, that is every check.
+    """
     code = without_directives(source)
     found = [ast.get_source_segment(code, node) for node in ast.parse(code).body]
     return [
@@ -63,9 +65,11 @@ def chapter(path, name):
 def page(paths, page_name):
     pieces = [
         "# Figures",
-        "No number in this book is merely shown. These are the figures that the chapters assert, each in the words of its own check, collected "
-        "when this site was made. Those of Tiny Shakespeare and of the long trainings hold for that text and for the seeds that the chapters set; "
-        "`make test` checks the former whenever the text is at hand, `make outputs` both.",
+        "No number in this book is merely shown. These are the figures that the "
+        "chapters assert, each in the words of its own check, collected when this site "
+        "was made. Those of Tiny Shakespeare and of the long trainings hold for that "
+        "text and for the seeds that the chapters set; `make test` checks the former "
+        "whenever the text is at hand, `make outputs` both.",
     ]
     for path in paths:
         if found := chapter(path, page_name(path)):

@@ -1,4 +1,7 @@
-"Make README.md from nbs/index.ipynb: plain GitHub-flavoured Markdown, pictures in index_files/."
+"""Make README.md from nbs/index.ipynb.
+
+It is plain GitHub-flavoured Markdown, with its pictures in index_files/.
+"""
 
 import base64, json, re
 from pathlib import Path
@@ -18,8 +21,38 @@ def fenced(text, language=""):
     return f"```{language}\n{text.rstrip()}\n```" if text.strip() else ""
 
 
+def callouts(text, render):
+    """Quarto's callouts, each as `render(kind, title, body)` writes it.
+
+    Its title is named (`::: {.callout-note title="Key idea"}`), or else it is what its
+    first line says in bold as a sentence of its own (`**Key idea.** Then ...`).
+    """
+
+    def callout(m):
+        _, kind, attributes, body = m.groups()
+        named = re.search(r'title="([^"]+)"', attributes)
+        bold = re.match(r"\*\*([^*\n]+?)(?:[.:]\*\*\s+|([?!])\*\*\s+|\*\*\n+)", body)
+        if named or not bold:
+            return render(kind, named[1] if named else "", body)
+        return render(kind, bold[1] + (bold[2] or ""), body[bold.end() :])
+
+    pattern = r"^(:{3,}) ?\{\.callout-(\w+)([^}\n]*)\}\n+(.*?)\n+\1$"
+    return re.sub(pattern, callout, text, flags=re.M | re.S)
+
+
+def quoted(kind, title, body):
+    "A callout as plain Markdown: a quotation that begins with its title"
+    title = title or kind.capitalize()
+    stop = "" if title[-1] in "?!" else "."
+    lines = f"**{title}{stop}** {body}".splitlines()
+    return "\n".join(f"> {line}".rstrip() for line in lines)
+
+
 def output_to_md(output, name, alt, pictures):
-    "One saved output as Markdown; a picture is put into `pictures` under the path that the Markdown names"
+    """One saved output as Markdown.
+
+    A picture is put into `pictures` under the path that the Markdown names.
+    """
     data = output.get("data", {})
     if "image/png" in data:
         pictures[name] = base64.b64decode("".join(data["image/png"]))
@@ -33,7 +66,8 @@ def cell_to_md(cell, i, pictures):
     "The Markdown pieces of one cell"
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        return [re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", source)]
+        text = re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", callouts(source, quoted))
+        return [text.replace("](../", "](")]
     flags = directives(source)
     if flags & {"hide", "include: false"}:
         return []

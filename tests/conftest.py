@@ -1,4 +1,7 @@
-"What several tests share: running a command as its console script does, a tiny model, a web server that misbehaves."
+"""What several tests share.
+
+Running a command as its console script does, a tiny model, a misbehaving web server.
+"""
 
 import runpy, shutil, signal, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +39,7 @@ def copy_source(to):
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    "Every test runs in an empty folder of its own, with an empty cache and no CHARLM_DATA"
+    "Every test runs in an empty folder of its own: an empty cache, no CHARLM_DATA"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     monkeypatch.delenv("CHARLM_DATA", raising=False)
@@ -44,7 +47,10 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capfd):
-    "Run an installed console script inside this process; returns exit code, standard output, standard error"
+    """Run an installed console script inside this process.
+
+    Returns exit code, standard output, standard error.
+    """
 
     def run(name, *args):
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
@@ -78,7 +84,10 @@ def model_file(tmp_path):
 
 @pytest.fixture
 def server():
-    "`serve(path, handler)` answers requests for that path by calling handler(request, number of earlier visits)"
+    """`serve(path, handler)` answers requests for that path.
+
+    It does so by calling handler(request, number of earlier visits).
+    """
     pages, visits = {}, {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -107,10 +116,8 @@ def answer(body=b"", status=200, **headers):
 
     def handle(request, n):
         request.send_response(status)
-        for name, value in (
-            {"content-length": len(body)}
-            | {k.replace("_", "-"): v for k, v in headers.items()}
-        ).items():
+        named = {k.replace("_", "-"): v for k, v in headers.items()}
+        for name, value in ({"content-length": len(body)} | named).items():
             request.send_header(name, str(value))
         request.end_headers()
         request.wfile.write(body)

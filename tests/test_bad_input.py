@@ -1,4 +1,4 @@
-"Every kind of bad input: one line that names it, exit code 2, no traceback, nothing lost."
+"Every kind of bad input: one line that names it, exit code 2, nothing lost."
 
 import os
 from pathlib import Path
@@ -51,7 +51,8 @@ CORPORA = {
     "utf-16": (
         lambda: write("wide.txt", LINE.encode("utf-16")),
         [
-            "wide.txt is not UTF-8 text: the NUL at position 3 means binary data or UTF-16"
+            "wide.txt is not UTF-8 text: "
+            "the NUL at position 3 means binary data or UTF-16"
         ],
     ),
     "link to nothing": (
@@ -413,7 +414,8 @@ MODELS = {
     "newer": (
         newer,
         [
-            "newer.safetensors was written by a newer charlm (format 5; this one reads 4); upgrade charlm"
+            "newer.safetensors was written by a newer charlm "
+            "(format 5; this one reads 4); upgrade charlm"
         ],
     ),
 }

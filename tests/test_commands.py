@@ -35,7 +35,10 @@ def start(name, *args, **kwargs):
 
 
 def own_terminal():
-    "In a new process: its standard input is its terminal, and Ctrl-C counts even if these tests run in the background, where shells ignore it"
+    """In a new process: its standard input is its terminal.
+
+    And Ctrl-C counts even if these tests run in the background, where shells ignore it.
+    """
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -54,9 +57,9 @@ def test_output_that_is_no_terminal_stays_plain():
     ).communicate()
     assert err == "" and "\r" not in out and "\x1b" not in out
     lines = out.splitlines()
-    assert lines[0].startswith("bundled: ") and [
-        l[:10] for l in lines if l.startswith("step")
-    ] == ["step     0", "step    50", "step   100"]
+    assert lines[0].startswith("bundled: ")
+    steps = [line[:10] for line in lines if line.startswith("step")]
+    assert steps == ["step     0", "step    50", "step   100"]
     assert (
         "validation loss" in out
         and "It writes:" in out
@@ -101,18 +104,15 @@ def test_interrupted_saved_and_continued(number, code):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (code, "")
     assert re.search(
-        r"^stopped at step (\d+); what was saved last is in m, step \1; to continue: charlm-train --resume m$",
+        r"^stopped at step (\d+); what was saved last is in m, step \1; "
+        r"to continue: charlm-train --resume m$",
         out,
         re.M,
     )
     out, err = start("charlm-train", "--resume", "m").communicate()
     assert err == "" and "step   200" in out and "step     0" not in out
-    assert (
-        start("charlm-train", *TINY, "--steps", "200", "--out", "whole").communicate()[
-            1
-        ]
-        == ""
-    )
+    whole = start("charlm-train", *TINY, "--steps", "200", "--out", "whole")
+    assert whole.communicate()[1] == ""
     assert (
         Path("m/last.safetensors").read_bytes()
         == Path("whole/last.safetensors").read_bytes()
@@ -154,9 +154,9 @@ def test_two_processes_on_one_folder():
             break
     for args in (["--resume", "m"], [*TINY, "--out", "m", "--overwrite"]):
         second = start("charlm-train", *args)
-        assert (
-            second.communicate()[1]
-            == "charlm-train: error: another process is training in m; wait for it, or choose another folder\n"
+        assert second.communicate()[1] == (
+            "charlm-train: error: another process is training in m; "
+            "wait for it, or choose another folder\n"
         )
         assert second.returncode == 2
     first.send_signal(signal.SIGTERM)
@@ -172,7 +172,10 @@ def test_two_processes_on_one_folder():
     ],
 )
 def test_a_closed_pipe_ends_quietly(model_file, options):
-    line = f"{SCRIPTS}/charlm-generate {model_file} {options} | head -c 100; echo; echo ${{PIPESTATUS[0]}}"
+    line = (
+        f"{SCRIPTS}/charlm-generate {model_file} {options} | head -c 100; "
+        "echo; echo ${PIPESTATUS[0]}"
+    )
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, timeout=60
     )
@@ -231,10 +234,12 @@ def test_prompts_from_a_file_and_from_standard_input(model_file):
     assert len({o.stdout for o in outputs}) == 1 and all(
         o.stderr == "" and o.stdout.startswith("the fox\n") for o in outputs
     )
-    assert subprocess.run(
+    bad = subprocess.run(
         [*args, "--prompt-file", "-"], input=b"the f\xf6x", capture_output=True
-    ).stderr.startswith(
-        b"charlm-generate: error: standard input is not UTF-8 text: byte 0xf6 at position 5"
+    )
+    assert bad.stderr.startswith(
+        b"charlm-generate: error: standard input is not UTF-8 text: "
+        b"byte 0xf6 at position 5"
     )
 
 
@@ -261,9 +266,8 @@ def test_samples_stop_and_timing(model_file):
 
 def test_two_runs_at_once_get_folders_of_their_own():
     runs = [start("charlm-train", *TINY, "--steps", "20") for _ in range(2)]
-    assert [p.communicate()[1] for p in runs] == ["", ""] and [
-        p.returncode for p in runs
-    ] == [0, 0]
+    assert [p.communicate()[1] for p in runs] == ["", ""]
+    assert [p.returncode for p in runs] == [0, 0]
     assert sorted(str(p) for p in Path("runs").rglob("model.safetensors")) == [
         "runs/bundled-1/model.safetensors",
         "runs/bundled-2/model.safetensors",
@@ -272,12 +276,8 @@ def test_two_runs_at_once_get_folders_of_their_own():
 
 def test_the_same_seed_gives_the_same_file():
     for out in ("a", "b"):
-        assert (
-            start(
-                "charlm-train", *TINY, "--steps", "30", "--seed", "5", "--out", out
-            ).communicate()[1]
-            == ""
-        )
+        args = [*TINY, "--steps", "30", "--seed", "5", "--out", out]
+        assert start("charlm-train", *args).communicate()[1] == ""
     for name in ("model.safetensors", "last.safetensors", "sample.txt"):
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
 

@@ -1,4 +1,7 @@
-"What happens to a training run when the machine misbehaves: killed, out of disk, files damaged."
+"""What happens to a training run when the machine misbehaves.
+
+It is killed, it runs out of disk, its files are damaged.
+"""
 
 import errno, json, os, random, signal, subprocess, sys, time, types
 from pathlib import Path
@@ -63,7 +66,10 @@ def results(folder):
 
 
 def kill_and_resume(times, seed):
-    "Kill a run at so many random moments, continuing it each time; returns the steps it had reached"
+    """Kill a run at so many random moments, continuing it each time.
+
+    Returns the steps it had reached.
+    """
     chance, reached = random.Random(seed), []
     for _ in range(times):
         there = (
@@ -97,9 +103,8 @@ def test_killed_at_random_moments(times):
     reached = kill_and_resume(times, seed=times)
     assert reached == sorted(reached)  # no work before the last checkpoint is ever lost
     assert results("killed") == results("whole")
-    assert not list(
-        Path("killed").glob(".*.tmp")
-    )  # nor is anything half written left lying about
+    # nor is anything half written left lying about
+    assert not list(Path("killed").glob(".*.tmp"))
 
 
 SHORT = [
@@ -122,7 +127,7 @@ SHORT = [
 )
 @pytest.mark.parametrize("nth", [5, 6, 7, 8, 9])
 def test_disk_that_refuses(command, monkeypatch, error, nth):
-    "The nth file that is written fails: one clear line, and what was saved before is whole"
+    "The nth file that is written fails: one clear line, and what was saved is whole"
     calls, fsync = [], os.fsync
 
     def failing(fd):
@@ -231,7 +236,8 @@ def test_arguments_that_do_not_go_together(command):
 
 def test_a_closed_pipe_stops_after_saving():
     done = subprocess.run(
-        f"{SCRIPTS}/charlm-train {' '.join(TINY)} --out m | head -n 4; exit ${{PIPESTATUS[0]}}",
+        f"{SCRIPTS}/charlm-train {' '.join(TINY)} --out m | head -n 4; "
+        "exit ${PIPESTATUS[0]}",
         shell=True,
         executable="/bin/bash",
         capture_output=True,
@@ -247,10 +253,9 @@ def test_a_closed_pipe_stops_after_saving():
 def test_nothing_to_resume(command):
     for folder in ("nowhere", "."):
         code, _, err = command("charlm-train", "--resume", folder)
-        assert (
-            code == 2
-            and err
-            == f"charlm-train: error: no run to continue in {folder}; name the folder of an earlier charlm-train\n"
+        assert code == 2 and err == (
+            f"charlm-train: error: no run to continue in {folder}; "
+            "name the folder of an earlier charlm-train\n"
         )
 
 
@@ -276,10 +281,9 @@ def test_divergence_names_step_rate_and_what_is_safe(command):
 
 def test_tensorboard_when_asked_for(command, monkeypatch):
     code, _, err = command("charlm-train", *SHORT, "--out", "m", "--tensorboard")
-    assert (
-        code == 2
-        and err
-        == "charlm-train: error: TensorBoard is not installed; pip install tensorboard, or leave out --tensorboard\n"
+    assert code == 2 and err == (
+        "charlm-train: error: TensorBoard is not installed; "
+        "pip install tensorboard, or leave out --tensorboard\n"
     )
     written = []
 
@@ -299,7 +303,7 @@ def test_tensorboard_when_asked_for(command, monkeypatch):
         types.SimpleNamespace(SummaryWriter=Writer),
     )
     assert command("charlm-train", *SHORT, "--out", "n", "--tensorboard")[0] == 0
-    assert {step for _, _, step in written} == {0, 5, 10, 15, 20} and {
-        name for _, name, _ in written
-    } == {"train", "val", "lr", "tokens_per_s"}
-    assert {folder for folder, _, _ in written} == {"n"}
+    folders, names, steps = map(set, zip(*written, strict=True))
+    assert steps == {0, 5, 10, 15, 20}
+    assert names == {"train", "val", "lr", "tokens_per_s"}
+    assert folders == {"n"}

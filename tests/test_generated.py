@@ -1,4 +1,4 @@
-"What is generated from the notebooks is in step with them, and the notebooks are clean."
+"What is generated from the notebooks is in step with them, and they are clean."
 
 import shutil, subprocess, sys
 from pathlib import Path

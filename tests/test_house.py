@@ -7,7 +7,8 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.name[0].isdigit()]
-# Two orders (DESIGN): the notebooks' numbers are the order of reading; modules import one way only, in the order of IMPORTS.
+# Two orders (DESIGN): the notebooks' numbers are the order of reading; modules import
+# one way only, in the order of IMPORTS.
 READING = {
     0: "data",
     1: "bigram",
@@ -42,16 +43,18 @@ def cells(path):
 
 
 def code(source):
-    "The lines that count; a command's parameters and a dataclass's fields don't, since they are help text"
-    parameter = (
-        r"    \w+:.*, # "
-        if "def charlm_" in source
-        else r"    \w+:.* # "
-        if "@dataclass" in source
-        else r'    "\w+": \w+\(.*\),'
-        if "LIMITS" in source
-        else r"(?!)"
-    )
+    """The lines that count.
+
+    A command's parameters and a dataclass's fields don't, since they are help text.
+    """
+    if "def charlm_" in source:
+        parameter = r"    \w+:.*, # "
+    elif "@dataclass" in source:
+        parameter = r"    \w+:.* # "
+    elif "LIMITS" in source:
+        parameter = r'    "\w+": \w+\(.*\),'
+    else:
+        parameter = r"(?!)"
     return [
         line
         for line in source.splitlines()
@@ -84,9 +87,8 @@ def test_import_cells_hold_only_imports(path):
     for kind, source, _ in cells(path):
         if kind != "code" or not re.search(r"^(import|from) ", source, re.M):
             continue
-        nodes = ast.parse(
-            "\n".join(line for line in source.splitlines() if not line.startswith("#|"))
-        ).body
+        lines = [line for line in source.splitlines() if not line.startswith("#|")]
+        nodes = ast.parse("\n".join(lines)).body
         alone = all(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
         assert alone or "echo: false" in source, source
 
@@ -100,7 +102,10 @@ def test_exported_cells_are_short(path):
 
 @each_chapter
 def test_prose_between_cells(path):
-    "Never more than five cells of code that are not imports or marked checks without a word between them"
+    """Never more than five cells of code without a word between them.
+
+    Imports and marked checks don't count.
+    """
     run = 0
     for kind, source, _ in cells(path):
         if kind == "markdown":
@@ -124,10 +129,8 @@ def test_saved_outputs_are_sound(path):
 @each_chapter
 def test_every_chapter_asserts(path):
     code = "\n".join(s for kind, s, _ in cells(path) if kind == "code")
-    assert (
-        len(re.findall(r"\bassert\b|\btest_eq\(|\btest_fail\(|assert_close\(", code))
-        >= 5
-    )
+    checks = re.findall(r"\bassert\b|\btest_eq\(|\btest_fail\(|assert_close\(", code)
+    assert len(checks) >= 5
 
 
 @each_module
@@ -136,9 +139,8 @@ def test_public_names_are_documented(name):
     for public in module.__all__:
         thing = getattr(module, public)
         if inspect.isroutine(thing) or inspect.isclass(thing):
-            assert inspect.getdoc(thing) and not inspect.getdoc(thing).startswith(
-                public + "("
-            ), public
+            doc = inspect.getdoc(thing)
+            assert doc and not doc.startswith(public + "("), public
 
 
 @each_module
@@ -150,9 +152,8 @@ def test_imports_run_one_way(name):
         for node in imports
         if node.module.startswith("charlm.")
     }
-    assert all(IMPORTS.index(other) < IMPORTS.index(name) for other in used) and (
-        used or name in ("checks", "muon", "diagrams")
-    )
+    assert all(IMPORTS.index(other) < IMPORTS.index(name) for other in used)
+    assert used or name in ("checks", "muon", "diagrams")
 
 
 def test_every_figure_that_the_notes_print_is_asserted():

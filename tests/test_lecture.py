@@ -1,4 +1,7 @@
-"The model against the lecture's, written out in benchmarks/lecture.py: weights go both ways, and numbers and gradients agree."
+"""The model against the lecture's, which is written out in benchmarks/lecture.py.
+
+Weights go both ways, and numbers and gradients agree.
+"""
 
 import importlib.util
 
@@ -44,13 +47,8 @@ def test_same_size_logits_and_loss(pair):
 
 def test_weights_go_back(pair):
     theirs, ours, x, _ = pair
-    again = lecture.LectureGPT(
-        65,
-        **{
-            k: getattr(ours.config, k)
-            for k in ("block_size", "n_embd", "n_head", "n_layer")
-        },
-    )
+    keys = ("block_size", "n_embd", "n_head", "n_layer")
+    again = lecture.LectureGPT(65, **{k: getattr(ours.config, k) for k in keys})
     again.load_state_dict(to_lecture(ours.state_dict(), ours.config.n_head))
     assert all(
         torch.equal(w, again.state_dict()[name])
@@ -75,12 +73,8 @@ def test_gradients_in_bfloat16_point_the_same_way(pair):
     expected = from_lecture({name: p.grad for name, p in theirs.named_parameters()})
     for name, p in ours.named_parameters():
         if p.grad.norm() > 1e-6:
-            assert (
-                torch.cosine_similarity(
-                    p.grad.flatten(), expected[name].flatten(), dim=0
-                )
-                > 0.98
-            ), name
+            ours_flat, theirs_flat = p.grad.flatten(), expected[name].flatten()
+            assert torch.cosine_similarity(ours_flat, theirs_flat, dim=0) > 0.98, name
 
 
 def test_dropout_is_as_frequent_and_only_in_training():
@@ -94,9 +88,8 @@ def test_dropout_is_as_frequent_and_only_in_training():
             torch.stack([model(x)[0] for _ in range(200)]).std(0).mean().item()
             for model in (theirs, ours)
         ]
-        assert (
-            abs(spread[1] / spread[0] - 1) < 0.05
-        )  # as much noise, within what 200 draws can tell
+        # as much noise, within what 200 draws can tell
+        assert abs(spread[1] / spread[0] - 1) < 0.05
         torch.testing.assert_close(
             theirs.eval()(x)[0], ours.eval()(x)[0], rtol=0, atol=1e-5
         )
@@ -116,19 +109,18 @@ def test_causal_in_every_way_of_computing_it(dtype, dropout):
         torch.manual_seed(2)
         with casting(torch.device("cpu"), dtype):
             logits.append(model(idx)[0])
-    assert torch.equal(logits[0][:, :9], logits[1][:, :9]) and not torch.equal(
-        logits[0][:, 9], logits[1][:, 9]
-    )
+    assert torch.equal(logits[0][:, :9], logits[1][:, :9])
+    assert not torch.equal(logits[0][:, 9], logits[1][:, 9])
 
 
 def test_writing_with_a_model_in_bfloat16():
-    "Its weights are widened; what is written with them is what the model says, up to its rounding"
+    """Its weights are widened.
+
+    What is written with them is what the model says, up to its rounding.
+    """
     torch.manual_seed(1)
-    model = (
-        GPT(GPTConfig(65, block_size=16, n_embd=32, n_head=2, n_layer=2))
-        .eval()
-        .bfloat16()
-    )
+    model = GPT(GPTConfig(65, block_size=16, n_embd=32, n_head=2, n_layer=2))
+    model = model.eval().bfloat16()
     text = torch.randint(65, (3, 40))
     writer = Writer.from_torch(model).start(3)
     for n in range(1, 41):

@@ -1,11 +1,15 @@
 """The outputs that the notebooks show are what running them gives.
 
-`make notebooks` runs a copy of the notebooks in _proc/fresh and keeps what they print; here that is compared with what is saved. Only text
-is, not pictures. A quick run leaves cells out (`slow`, `cuda`), and what hangs on the names they set differs rightly: such cells are not
-compared, by name and from cell to cell, until something sets the name again. `make notebooks FLAGS="shakespeare slow"` leaves
-out nothing but `cuda` and thereby compares nearly everything. Durations are not compared. Processors round differently: decimals may differ
-by 1%, and where any does, text drawn from a trained model, in which one rounding can change every letter, isn't compared either. The outputs
-are those of Tiny Shakespeare, so a run on another text has nothing to compare."""
+`make notebooks` runs a copy of the notebooks in _proc/fresh and keeps what they print;
+here that is compared with what is saved. Only text is, not pictures. A quick run leaves
+cells out (`slow`, `cuda`), and what hangs on the names they set differs rightly: such
+cells are not compared, by name and from cell to cell, until something sets the name
+again. `make notebooks FLAGS="shakespeare slow"` leaves out nothing but `cuda` and
+thereby compares nearly everything. Durations are not compared. Processors round
+differently: decimals may differ by 1%, and where any does, text drawn from a trained
+model, in which one rounding can change every letter, isn't compared either. The outputs
+are those of Tiny Shakespeare, so a run on another text has nothing to compare.
+"""
 
 import ast, json, math, os, re
 
@@ -15,7 +19,10 @@ from conftest import ROOT
 FRESH = ROOT / "_proc/fresh"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 DURATION = re.compile(
-    r"float32 \d+ ms a step, bfloat16 \d+|\b\d[\d.,]* ?(?:ms|µs|s|seconds|minutes)\b|\b[\d.,]+[kM]? (?:tokens|characters|steps)/s|\d\d:\d\d"
+    r"float32 \d+ ms a step, bfloat16 \d+"
+    r"|\b\d[\d.,]* ?(?:ms|µs|s|seconds|minutes)\b"
+    r"|\b[\d.,]+[kM]? (?:tokens|characters|steps)/s"
+    r"|\d\d:\d\d"
 )
 DECIMAL = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 SAMPLES = re.compile(r"generate|write\(|charlm-train")
@@ -36,43 +43,30 @@ def ran(cell):
 
 
 def text(cell):
-    return DURATION.sub(
-        "",
-        "\n".join(
-            "".join(o.get("text", o.get("data", {}).get("text/plain", [])))
-            for o in cell["outputs"]
-        ),
-    )
+    "What a cell shows as text, without its durations"
+    shown = [
+        "".join(o.get("text", o.get("data", {}).get("text/plain", [])))
+        for o in cell["outputs"]
+    ]
+    return DURATION.sub("", "\n".join(shown))
 
 
 def names(cell):
-    "The names that a cell sets, those it reads from earlier cells, and for each function it defines those that its body reads"
+    """The names that a cell sets, and those it reads from earlier cells.
+
+    Third, for each function it defines, those that its body reads.
+    """
     sets, reads, bodies = set(), set(), {}
     for statement in ast.parse(source(cell)).body:
-        found = list(ast.walk(statement))
-        loaded = {
-            n.id
-            for n in found
-            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-        }
-        stored = {
-            n.id
-            for n in found
-            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        }
+        found = [n for n in ast.walk(statement) if isinstance(n, ast.Name)]
+        loaded = {n.id for n in found if isinstance(n.ctx, ast.Load)}
+        stored = {n.id for n in found if isinstance(n.ctx, ast.Store)}
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
             stored = {statement.name}
             bodies[statement.name] = loaded
         else:
-            reads |= (
-                loaded
-                - sets
-                - (
-                    set()
-                    if isinstance(statement, ast.Assign | ast.AugAssign)
-                    else stored
-                )
-            )
+            assigns = isinstance(statement, ast.Assign | ast.AugAssign)
+            reads |= loaded - sets - (set() if assigns else stored)
         sets |= stored
     return sets, reads, bodies
 
@@ -93,13 +87,8 @@ def untouched(fresh):
 
 def differences(saved, fresh):
     "The cells, by number, whose text differs"
-    pairs = [
-        (i, s, f)
-        for i, (s, f, sure) in enumerate(
-            zip(saved, fresh, untouched(fresh), strict=True)
-        )
-        if sure
-    ]
+    every = enumerate(zip(saved, fresh, untouched(fresh), strict=True))
+    pairs = [(i, s, f) for i, (s, f, sure) in every if sure]
 
     def alike(s, f):
         found = [list(map(float, DECIMAL.findall(text(c)))) for c in (s, f)]

@@ -1,6 +1,8 @@
-"""The site: every link, every page's structure, and what a reader does with it in a real browser, served under a sub-path.
+"""The site: every link, every page's structure, and what a reader does with it.
 
-The browser tests need Chromium; without one they are skipped, except where CI is set, where that is a failure."""
+The latter in a real browser, served under a sub-path. The browser tests need Chromium;
+without one they are skipped, except where CI is set, where that is a failure.
+"""
 
 import importlib, json, os, re, shutil, subprocess, sys
 from functools import partial
@@ -16,7 +18,7 @@ from nbformat import v4
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(ROOT / "docs"))
-import api, convert, figures, performance
+import api, convert, figures, performance, readme
 
 HTML = ROOT / "docs/_build/html"
 CHAPTERS = [
@@ -216,7 +218,13 @@ def test_figures_are_collected_from_the_chapters(site):
 
 
 def test_a_check_counts_as_a_figure_when_it_states_one():
-    source = "#| slow\nassert x > 1.77\ntest_eq(f(wait=0.01), 3)\ntest_fail(lambda: f(1234), contains='1234')\ny = 4.1744"
+    source = (
+        "#| slow\n"
+        "assert x > 1.77\n"
+        "test_eq(f(wait=0.01), 3)\n"
+        "test_fail(lambda: f(1234), contains='1234')\n"
+        "y = 4.1744"
+    )
     assert figures.checks(source, {"slow"}) == ["assert x > 1.77"]
     assert figures.checks(source, {"slow", "shakespeare"}) == [
         "assert x > 1.77",
@@ -293,6 +301,21 @@ def test_performance_page(tmp_path):
         assert part in text
 
 
+def test_the_readme_has_plain_links_and_quotations():
+    text = (
+        "[a](00_data.ipynb#x), [b](../docs/glossary.md#loss)\n\n"
+        "::: {.callout-note}\n**Key idea.** Of\nall.\n:::\n"
+    )
+    notebook = {"cells": [{"cell_type": "markdown", "source": text}]}
+    assert readme.convert(notebook)[0].splitlines()[2:] == [
+        "[a](nbs/00_data.ipynb#x), [b](docs/glossary.md#loss)",
+        "",
+        "> **Key idea.** Of",
+        "> all.",
+        "",
+    ]
+
+
 # A notebook with one of everything
 
 
@@ -309,7 +332,8 @@ def sample(tmp_path, monkeypatch):
     notebook = v4.new_notebook(
         cells=[
             v4.new_markdown_cell(
-                "# Sample\n\n> A subtitle\n\nSome words about `GPT` and `GPT.__init__`, $e^x$."
+                "# Sample\n\n> A subtitle\n\n"
+                "Some words about `GPT` and `GPT.__init__`, $e^x$."
             ),
             cell("#| default_exp sample"),
             cell("#| export\ndef exported(): return 1"),
@@ -322,8 +346,20 @@ def sample(tmp_path, monkeypatch):
             ),
             v4.new_raw_cell("raw = 1"),
             cell("#| code-fold: true\nfolded = 1", "unfolded\n"),
+            cell("#| code-fold: true\nassert folded == 1"),
+            cell('#| code-fold: true\n#| code-summary: "Say it"\nfolded = 2'),
             v4.new_markdown_cell(
-                "::: {.callout-note}\nMind this.\n:::\n\n## Exercises\n\nTry first."
+                "A [score](../docs/glossary.md#logits) or a\n"
+                "[`piece`](../docs/glossary.md#token-id) of the\n"
+                "[words](../docs/glossary.md)."
+            ),
+            v4.new_markdown_cell(
+                "::: {.callout-note}\nMind this. **Never** that.\n:::\n\n"
+                "::: {.callout-note}\n**Key idea.** It is simple.\n\n"
+                "And short.\n:::\n\n"
+                '::: {.callout-warning title="Pitfall"}\nIt is deep.\n:::\n\n'
+                "::: {.callout-tip}\n**Why so?**\n\nIt is dry.\n:::\n\n"
+                "## Exercises\n\nTry first."
             ),
             v4.new_markdown_cell("**1.** Find it."),
             cell("#| code-fold: true\nsolution = 1", "found\n"),
@@ -344,6 +380,10 @@ def test_directives_do_what_they_say(sample, tmp_path):
     (tmp_path / "src/api").mkdir(parents=True)
     (tmp_path / "src/api/gpt.md").write_text(
         "---\norphan: true\n---\n# Elsewhere\n\n## `GPT`\n"
+    )
+    (tmp_path / "src/glossary.md").write_text(
+        "---\norphan: true\n---\n# Words\n\n"
+        "{.glossary}\nLogits\n: Scores.\n\nToken id\n: A number.\n"
     )
     convert.write_page(sample)
     (tmp_path / "src/index.md").write_text("# Index\n\n```{toctree}\nsample\n```\n")
@@ -379,12 +419,35 @@ def test_directives_do_what_they_say(sample, tmp_path):
         ":::",
     ]:
         assert gone not in text, gone
-    folded, *solutions = page.select("details")
+    folded, checks, said, *solutions = page.select("details")
     assert (
         "folded = 1" in folded.get_text()
         and "unfolded" not in folded.get_text()
-        and not any(d.has_attr("open") for d in [folded, *solutions])
+        and not any(d.has_attr("open") for d in page.select("details"))
     )
+    assert [d.select_one("summary .collapsed").get_text() for d in (checks, said)] == [
+        "Checks",
+        "Say it",
+    ]
+    links = [(a.get_text(), a["href"]) for a in page.select("a[href^=glossary]")]
+    assert links == [
+        ("score", "glossary.html#term-Logits"),
+        ("piece", "glossary.html#term-Token-id"),
+        ("words", "glossary.html"),
+    ]
+    assert "A [score](glossary.md) or a\n[piece](glossary.md)" in twin
+    callouts = [
+        " ".join(d.get_text().split())
+        for d in page.select("div.admonition:not(details)")
+    ]
+    assert callouts == [
+        "Note Mind this. Never that.",
+        "Key idea It is simple. And short.",
+        "Pitfall It is deep.",
+        "Why so? It is dry.",
+    ]
+    assert "> **Key idea.** It is simple.\n>\n> And short.\n" in twin
+    assert "> **Pitfall.** It is deep.\n" in twin and ":::" not in twin
     inside = [" ".join(d.get_text().split()) for d in solutions]
     assert inside == [
         "Show the solution solution = 1 found Which means this.",
@@ -401,9 +464,15 @@ def test_directives_do_what_they_say(sample, tmp_path):
     )
 
 
+def test_a_term_that_the_glossary_lacks_stays_for_the_build_to_find():
+    assert convert.link_terms("[x](../docs/glossary.md#nat)") == "{term}`x <Nat, bit>`"
+    assert convert.link_terms("[x](../docs/glossary.md#yarn)") == "{term}`x <yarn>`"
+
+
 @pytest.mark.parametrize(
     "fault, complaint",
     [
+        ("{term}`a <yarn>`", "yarn"),
         ("[away](nowhere.md)", "nowhere.md"),
         ("[away](#nowhere)", "nowhere"),
         (r"$\frac{1$", "LaTeX"),
@@ -439,17 +508,21 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def chromium():
-    found = next(
-        filter(
-            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-        ),
-        None,
-    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
     if not found and os.environ.get("CI"):
         pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
     if not found:
         pytest.skip("no Chromium here (apt-get install chromium)")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=found, args=flags)
         yield browser
@@ -458,41 +531,36 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium, address):
-    "`open_page(name, **settings)`: the page in a fresh context; at the end, no error on the console and no request to another host"
+    """`open_page(name, **settings)`: the page in a fresh context.
+
+    At the end, no error on the console and no request to another host.
+    """
     contexts, troubles = [], []
 
     def go(name, **settings):
-        contexts.append(
-            context := chromium.new_context(
-                **{"viewport": {"width": 1400, "height": 900}} | settings
-            )
-        )
-        page = context.new_page()
-        page.on(
-            "console",
-            lambda message: (
+        def said(message):
+            if message.type == "error":
                 troubles.append(f"{name}: {message.text}")
-                if message.type == "error"
-                else None
-            ),
-        )
-        page.on("pageerror", lambda error: troubles.append(f"{name}: {error}"))
-        page.on(
-            "request",
-            lambda request: (
+
+        def failed(error):
+            troubles.append(f"{name}: {error}")
+
+        def asked(request):
+            if not request.url.startswith((address, "data:")):
                 troubles.append(f"{name} asks {request.url}")
-                if not request.url.startswith((address, "data:"))
-                else None
-            ),
-        )
-        page.on(
-            "response",
-            lambda response: (
+
+        def answered(response):
+            if response.status >= 400:
                 troubles.append(f"{name}: {response.status} {response.url}")
-                if response.status >= 400
-                else None
-            ),
-        )
+
+        settings = {"viewport": {"width": 1400, "height": 900}} | settings
+        context = chromium.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", said)
+        page.on("pageerror", failed)
+        page.on("request", asked)
+        page.on("response", answered)
         page.goto(address + name)
         return page
 
@@ -502,9 +570,15 @@ def open_page(chromium, address):
     assert troubles == []
 
 
-# A page has thousands of coloured words of a few kinds: one of each, in code and in output, is enough to judge their contrast by.
-ONE_OF_EACH = """() => { const seen = new Set(); document.querySelectorAll('.highlight span').forEach(span => {
-    const kind = span.className + !!span.closest('.cell_output'); seen.has(kind) ? span.replaceWith(...span.childNodes) : seen.add(kind) }) }"""
+# A page has thousands of coloured words of a few kinds: one of each, in code and in
+# output, is enough to judge their contrast by.
+ONE_OF_EACH = """() => {
+    const seen = new Set()
+    document.querySelectorAll('.highlight span').forEach(span => {
+        const kind = span.className + !!span.closest('.cell_output')
+        seen.has(kind) ? span.replaceWith(...span.childNodes) : seen.add(kind)
+    })
+}"""
 
 
 def violations(page, **options):
@@ -562,7 +636,8 @@ def test_theme(open_page):
 
     def look():
         return page.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('article img')).filter]"
+            "[getComputedStyle(document.body).backgroundColor,"
+            " getComputedStyle(document.querySelector('article img')).filter]"
         )
 
     seen = [look()]
@@ -614,5 +689,7 @@ def test_without_scripts_the_page_is_whole(open_page):
 def test_formulas_have_their_font(open_page):
     page = open_page("bigram.html")
     assert page.evaluate(
-        "document.fonts.ready.then(() => document.fonts.check('16px \"STIX Two Math\"', '∑') && [...document.fonts].some(f => f.status == 'loaded'))"
+        "document.fonts.ready.then(() =>"
+        " document.fonts.check('16px \"STIX Two Math\"', '∑')"
+        " && [...document.fonts].some(f => f.status == 'loaded'))"
     )

@@ -1,4 +1,7 @@
-"The speedrun's model and optimizer where a notebook can't show them: other devices, other precisions, the rest of the library, the commands."
+"""The speedrun's model and optimizer where a notebook can't show them.
+
+Other devices, other precisions, the rest of the library, the commands.
+"""
 
 import json
 from dataclasses import replace
@@ -51,20 +54,15 @@ def test_dropout_and_precision(model, dtype):
         torch.manual_seed(1)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             found.append(model(idx)[0])
-    assert torch.equal(found[0][:, :10], found[1][:, :10]) and not torch.equal(
-        found[0][:, 10:], found[1][:, 10:]
-    )
+    assert torch.equal(found[0][:, :10], found[1][:, :10])
+    assert not torch.equal(found[0][:, 10:], found[1][:, 10:])
 
 
 def test_the_loss_scaler_of_16_bit_training_takes_the_optimizer(model):
-    config, x = (
-        replace(RECIPES["speedrun"].train, dtype="float32", device="cpu"),
-        torch.randint(30, (2, 8)),
-    )
-    plain, scaled = (
-        Trainer(model, torch.arange(30), torch.arange(30), config),
-        torch.amp.GradScaler("cpu", init_scale=1024.0),
-    )
+    config = replace(RECIPES["speedrun"].train, dtype="float32", device="cpu")
+    x = torch.randint(30, (2, 8))
+    plain = Trainer(model, torch.arange(30), torch.arange(30), config)
+    scaled = torch.amp.GradScaler("cpu", init_scale=1024.0)
     before = [p.detach().clone() for p in model.parameters()]
     for group in plain.optimizer.param_groups:
         group["lr"] = 0.01 * group["lr_scale"]
@@ -76,13 +74,9 @@ def test_the_loss_scaler_of_16_bit_training_takes_the_optimizer(model):
         scaled.unscale_(plain.optimizer)
         scaled.step(plain.optimizer)
         scaled.update()
-        assert (
-            all(
-                torch.equal(p, q)
-                for p, q in zip(model.parameters(), before, strict=True)
-            )
-            == bad
-        )  # a step that overflowed is left out
+        pairs = zip(model.parameters(), before, strict=True)
+        unchanged = all(torch.equal(p, q) for p, q in pairs)
+        assert unchanged == bad  # a step that overflowed is left out
 
 
 def test_a_processor_without_bfloat16(monkeypatch, tmp_path):
@@ -105,18 +99,15 @@ def test_the_rest_of_the_library_takes_it(model, tmp_path):
     again, _ = load_model(tmp_path / "m.safetensors")
     assert type(again) is FastGPT and again.config == SHAPE
     text = write(model, tok, "the ", 40, seed=1)
-    assert (
-        text
-        == write(again, tok, "the ", 40, seed=1)
-        == write(*load_writer(tmp_path / "m.safetensors"), "the ", 40, seed=1)
-        and len(text) == 44
-    )
+    assert len(text) == 44
+    assert text == write(again, tok, "the ", 40, seed=1)
+    writer, alphabet = load_writer(tmp_path / "m.safetensors")
+    assert text == write(writer, alphabet, "the ", 40, seed=1)
     with pytest.raises(BadInput, match="reprime is of no use for this model"):
         write(model, tok, "the ", 40, reprime=True)
     ids = tok.encode(text)
-    assert attention_maps(again, ids[None, :8]).shape == (2, 1, 2, 8, 8) and surprise(
-        again, ids
-    ).shape == (43,)
+    assert attention_maps(again, ids[None, :8]).shape == (2, 1, 2, 8, 8)
+    assert surprise(again, ids).shape == (43,)
     assert evaluate(again, ids, block_size=43).tokens == 43
 
 
@@ -150,10 +141,9 @@ def test_recipes_from_the_command(command, recipe, kind):
         and type(load_model("m")[0]).__name__ == kind
     )
     code, out, err = command("charlm-train", "--resume", "m", "--recipe", "lecture")
-    assert (
-        code == 2
-        and err
-        == "charlm-train: error: --resume continues with the recipe that the run began with; leave out --recipe\n"
+    assert code == 2 and err == (
+        "charlm-train: error: --resume continues with the recipe that the run began "
+        "with; leave out --recipe\n"
     )
     assert command("charlm-train", "--resume", "m")[0] == 0
 

@@ -42,7 +42,8 @@ def test_wheel_works_alone(tmp_path):
         "error",
         "-c",
         "import importlib, pkgutil, charlm\n"
-        "for m in pkgutil.iter_modules(charlm.__path__): print(importlib.import_module('charlm.' + m.name).__file__)",
+        "for m in pkgutil.iter_modules(charlm.__path__): "
+        "print(importlib.import_module('charlm.' + m.name).__file__)",
     )
     assert (
         imported.count(str(tmp_path / "venv"))
@@ -55,17 +56,14 @@ def test_wheel_works_alone(tmp_path):
             "-W",
             "error",
             "-c",
-            "from charlm.data import load_corpus; print(len(load_corpus('bundled')) > 100_000)",
+            "from charlm.data import load_corpus; "
+            "print(len(load_corpus('bundled')) > 100_000)",
         )
         == "True\n"
     )
     for missing in ("nbdev", "IPython", "pytest"):
-        assert (
-            subprocess.run(
-                [bin / "python", "-c", f"import {missing}"], capture_output=True
-            ).returncode
-            == 1
-        )
+        importing = [bin / "python", "-c", f"import {missing}"]
+        assert subprocess.run(importing, capture_output=True).returncode == 1
 
     said = run(
         bin / "charlm-train",

@@ -1,4 +1,7 @@
-"Writing in numpy where a notebook can't show it: without torch, the same text everywhere, both kinds of model, beside a busy program."
+"""Writing in numpy where a notebook can't show it.
+
+Without torch, the same text everywhere, both kinds of model, beside a busy program.
+"""
 
 import os, statistics, subprocess, sys
 
@@ -58,7 +61,10 @@ def test_writing_imports_no_torch(tmp_path, kind):
     assert without_torch(command, *args, "--samples", 2).startswith(
         expected + "\n---\n"
     )
-    python = "from charlm.generate import *\nprint(write(*load_writer(sys.argv[1]), 'abc', 40, seed=7))"
+    python = (
+        "from charlm.generate import *\n"
+        "print(write(*load_writer(sys.argv[1]), 'abc', 40, seed=7))"
+    )
     assert without_torch(python, tmp_path / "m.safetensors") == expected + "\n"
 
 
@@ -68,7 +74,11 @@ def test_writing_imports_no_torch(tmp_path, kind):
 )
 def test_help_and_wrong_arguments_import_no_torch(name, args):
     args = ["model", *args] if name == "charlm-generate" else args
-    code = f"from charlm.cli import main\ntry: main({name!r}, sys.argv[1:])\nexcept SystemExit as e: print('exit', e.code)"
+    code = (
+        "from charlm.cli import main\n"
+        f"try: main({name!r}, sys.argv[1:])\n"
+        "except SystemExit as e: print('exit', e.code)"
+    )
     assert without_torch(code, *args).endswith(
         "exit 0\n" if "--help" in args else "exit 2\n"
     )
@@ -79,23 +89,18 @@ def test_scores_are_those_of_the_torch_model_up_to_the_context_and_past_it(kind)
     model, generator = make(kind), torch.Generator().manual_seed(1)
     text = torch.randint(30, (8, 120), generator=generator)
     for B in (1, 8):
-        one, many, begun = (
-            Writer.from_torch(model).start(B),
-            Writer.from_torch(model).start(B),
-            0,
-        )
+        one = Writer.from_torch(model).start(B)
+        many = Writer.from_torch(model).start(B)
+        begun = 0
         for n in range(1, 121):
+            seen = text[:B, max(0, n - model.config.reach) : n]
             with torch.no_grad():
-                expected = model(text[:B, max(0, n - model.config.reach) : n])[0][
-                    :, -1
-                ].numpy()
-            np.testing.assert_allclose(
-                one.read(text[:B, n - 1 : n].numpy()), expected, rtol=1e-4, atol=1e-4
-            )
+                expected = model(seen)[0][:, -1].numpy()
+            scores = one.read(text[:B, n - 1 : n].numpy())
+            np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
             if n in (7, 31, 32, 90, 120):
-                np.testing.assert_allclose(
-                    many.read(text[:B, begun:n].numpy()), expected, rtol=1e-4, atol=1e-4
-                )
+                scores = many.read(text[:B, begun:n].numpy())
+                np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
                 begun = n
 
 
@@ -110,7 +115,10 @@ def test_a_thousand_characters_greedily(kind):
 
 @each_kind
 def test_one_seed_one_text(tmp_path, kind):
-    "From a torch model and from its file, in either precision of the file's numbers; alone and as one of several"
+    """From a torch model and from its file, alone and as one of several.
+
+    In either precision of the file's numbers.
+    """
     model = make(kind)
     save_model(tmp_path / "m.safetensors", model, LETTERS)
     writer, alphabet = load_writer(tmp_path / "m.safetensors")
@@ -127,13 +135,11 @@ def test_one_seed_one_text(tmp_path, kind):
         writer, alphabet, 4, "abc", 300, seed=1, temperature=0.7, top_p=0.9
     )
     save_model(tmp_path / "half.safetensors", model, LETTERS, "bfloat16")
-    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (
-        tmp_path / "m.safetensors"
-    ).stat().st_size
+    half, whole = tmp_path / "half.safetensors", tmp_path / "m.safetensors"
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
     rounded = model.bfloat16().float()
-    assert write(
-        *load_writer(tmp_path / "half.safetensors"), "abc", 300, seed=1
-    ) == write(rounded, LETTERS, "abc", 300, seed=1)
+    expected = write(rounded, LETTERS, "abc", 300, seed=1)
+    assert write(*load_writer(half), "abc", 300, seed=1) == expected
 
 
 STEPS = """
@@ -143,7 +149,8 @@ from charlm.corpus import load_corpus
 from charlm.recipes import RECIPES
 from charlm.train import keeping_memory, using_threads
 recipe = RECIPES["fast"]
-trainer, _ = replace(recipe, train=replace(recipe.train, threads=2, device="cpu", dtype="float32")).start(load_corpus("bundled"))
+config = replace(recipe.train, threads=2, device="cpu", dtype="float32")
+trainer, _ = replace(recipe, train=config).start(load_corpus("bundled"))
 times = []
 with using_threads(2), keeping_memory():
     for _ in range(8):
@@ -156,7 +163,10 @@ print(statistics.median(times[2:]))
 
 @pytest.mark.full
 def test_a_busy_program_beside_it_does_not_stop_training():
-    "A step on two threads takes at most two and a half times as long while another process wants a core"
+    """A step on two threads stays quick while another process wants a core.
+
+    It takes at most two and a half times as long.
+    """
 
     def step():
         return float(
