@@ -19,10 +19,9 @@ from torch import Tensor
 import charlm
 from .checks import BadInput
 from .corpus import Corpus, load_corpus
-from .hardware import casting, cpu_has_bf16, keeping_memory
-from .hardware import pick_device, using_threads
+from .hardware import cpu_has_bf16, pick_device
 from .recipes import Recipe
-from .train import TrainConfig, Trainer, check_finite, evaluate
+from .train import TrainConfig, Trainer, evaluate
 
 # %% ../nbs/09_race.ipynb #f7fac9d2
 def number_runs(
@@ -104,8 +103,7 @@ def whole_split(
     trainer:Trainer, # a run
 ) -> float: # nats a token
     "The loss over all of the validation split, in the precision of training"
-    with casting(trainer.device, trainer.dtype):
-        return evaluate(trainer.model, trainer.splits[1]).nats
+    return evaluate(trainer.model, trainer.splits[1], dtype=trainer.dtype).nats
 
 # %% ../nbs/09_race.ipynb #cfa9efd8
 def certificate(
@@ -135,17 +133,12 @@ def race(
     config = without_measuring(replace(recipe.train, seed=seed, **how))
     text = load_corpus(corpus)
     trainer, _ = replace(recipe, train=config).start(text)
-    tokens = config.batch_size * trainer.model.config.block_size
-    with trainer.bar() as bar, using_threads(trainer.threads), keeping_memory():
-        while trainer.step < config.steps:
-            loss = trainer.advance()
-            check_finite([loss], trainer.step, config.lr)  # on a GPU: wait for it
-            bar.update(tokens)
-            due = look and trainer.step % look == 0
-            if not due and trainer.step < config.steps: continue
-            stopped = time.perf_counter()
-            curve.append([trainer.step, stopped - began - off, whole_split(trainer)])
-            off += time.perf_counter() - stopped
+    for step in trainer.steps():
+        due = look and step and step % look == 0
+        if not due and step < config.steps: continue
+        stopped = time.perf_counter()
+        curve.append([step, stopped - began - off, whole_split(trainer)])
+        off += time.perf_counter() - stopped
     seconds = {"before": before, "training": curve[-1][1], "process": process_seconds()}
     return certificate(trainer, text) | {"loss": curve[-1][2], "curve": curve,
         "seconds": seconds}

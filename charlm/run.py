@@ -432,7 +432,7 @@ def finish(self:Run):
     n, ids = self.judged_on(), self.trainer.splits[1]
     over = "the whole split"
     if n < len(ids): over = f"the first {n:,} characters of the split"
-    score = evaluate(best, ids[:n])
+    score = evaluate(best, ids[:n], dtype=self.trainer.dtype)
     against = ", ".join(f"{name} {loss:.3f}" for name,loss in lines.items())
     named = str(self.folder if names[0] == "model.safetensors" else path)
     print(f"\nvalidation loss {score.nats:.3f} nats a character, "

@@ -29,10 +29,11 @@ READING = {
     96: "start",
     97: "recipes",
     98: "diagrams",
+    99: "stream",
 }
 IMPORTS = (
     "checks corpus hardware diagrams data bigram attention gpt train muon fast recipes"
-    " checkpoint generate inside race run cli start"
+    " checkpoint stream generate inside race run cli start"
 ).split()
 
 
