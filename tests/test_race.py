@@ -5,6 +5,7 @@ Other devices, other precisions, the rest of the library, the commands.
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -378,3 +379,16 @@ def test_certificate(command):
             and err.count("\n") == 1
         ), err
     assert Path("certificate.json").read_bytes() == before
+
+
+def test_a_run_and_the_race_say_the_same_loss(command):
+    how = "--steps 20 --seed 3 --corpus bundled --dtype float32 --threads 1".split()
+    code, trained, err = command(
+        "charlm-train", "--recipe", "speedrun", "--eval-interval", 20, *how
+    )
+    assert (code, err) == (0, "")
+    code, raced, err = command("charlm-speedrun", *how)
+    assert (code, err) == (0, "")
+    said = re.search(r"^validation loss (\d\.\d{3}) ", trained, re.M)[1]
+    loss = float(re.search(r"(\d\.\d{4}) nats", raced)[1])
+    assert said == f"{loss:.3f}"
