@@ -10,10 +10,6 @@ __all__ = ['causal_mask', 'attention_weights', 'check_causal', 'Head', 'check_he
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/02_attention.ipynb #857a49e0
-from .checks import BadInput, check_whole
-from .hardware import Dropout, attend, check_dropout, keep_mask  # noqa: F401
-
 # %% ../nbs/02_attention.ipynb #db709f9b
 def causal_mask(
     block_size:int, # longest sequence, in tokens, T
@@ -32,6 +28,10 @@ def attention_weights(
     scores = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)     # (...,T,S)
     if mask is not None: scores = scores + mask.to(scores.dtype)
     return scores.softmax(-1)
+
+# %% ../nbs/02_attention.ipynb #857a49e0
+from .checks import BadInput, check_whole
+from .hardware import Dropout, attend, check_dropout, keep_mask  # noqa: F401
 
 # %% ../nbs/02_attention.ipynb #b92c96ce
 def check_causal(
@@ -110,11 +110,10 @@ class MultiHeadAttention(nn.Module):
         self.proj = nn.Linear(n_embd, n_embd)
         self.dropout = Dropout(dropout)
 
-    def project(self, x:Tensor) -> Tensor: # queries, keys, values of all heads
+    def project(self, x:Tensor) -> Tensor: # q, k, v: (3,B,n_head,T,head_size)
         B, T, C = x.shape
-        qkv = self.qkv(x)                                       # (B,T,3C)
-        qkv = qkv.view(B, T, 3, self.n_head, self.head_size)    # cut
-        return qkv.permute(2, 0, 3, 1, 4)             # sorted: (3,B,n_head,T,head_size)
+        cut = self.qkv(x).view(B, T, 3, self.n_head, self.head_size)
+        return cut.permute(2, 0, 3, 1, 4)
 
     def rows(self, T:int) -> Tensor: # what to add to the scores of T positions, (T,T)
         return causal_mask(T, self.proj.weight.device)
@@ -122,6 +121,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x:Tensor) -> Tensor: # (B,T,C) -> (B,T,C)
         check_causal(x.shape[1], self.block_size)
         q, k, v = self.project(x)              # each (B,n_head,T,head_size)
+        # = dropout(attention_weights(q, k, mask)) @ v; it hides the future itself
         out = attend(q, k, v, self.dropout)    # (B,n_head,T,head_size)
         out = out.transpose(1, 2).flatten(2)   # (B,T,n_head,head_size) -> (B,T,C)
         return self.dropout(self.proj(out))    # (B,T,C)

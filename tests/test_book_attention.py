@@ -93,3 +93,33 @@ def test_the_way_taken_in_bfloat16_agrees_with_the_plain_one():
     short = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), Dropout())
     torch.testing.assert_close(short.float(), plain, rtol=0, atol=0.03)
     torch.testing.assert_close(attend(q, k, v, Dropout()), plain)
+
+
+def test_dropout_acts_in_training_only():
+    layer = MultiHeadAttention(32, 4, block_size=8, dropout=0.5)
+    x = torch.randn(4, 8, 32)
+    assert not torch.equal(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    "training, dtype",
+    [(False, torch.float32), (True, torch.float32), (False, torch.bfloat16)],
+)
+def test_the_future_stays_hidden_in_whichever_way_the_work_is_done(training, dtype):
+    torch.manual_seed(1337)
+    layer = MultiHeadAttention(32, 4, block_size=8, dropout=0.5)
+    x = torch.randn(4, 8, 32)
+    layer.train(training)
+    changed = x.clone()
+    changed[:, 5] += 1
+
+    def seeded(inputs):
+        "The same numbers dropped each time"
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return layer(inputs)
+
+    one, other = seeded(x), seeded(changed)
+    assert torch.equal(one[:, :5], other[:, :5])
+    assert not torch.equal(one[:, 5], other[:, 5])
