@@ -53,7 +53,7 @@ class Block(nn.Module):
 
     def forward(self, x:Tensor) -> Tensor: # (B,T,C) -> (B,T,C)
         x = x + self.sa(self.ln1(x))       # communicate
-        x = x + self.ffwd(self.ln2(x))     # think
+        x = x + self.ffwd(self.ln2(x))     # compute
         return x
 
 # %% ../nbs/03_gpt.ipynb #0b0f0ff1
@@ -108,7 +108,7 @@ class GPT(LanguageModel):
             Block(C, config.n_head, T, config.dropout) for _ in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(C)
         self.lm_head = nn.Linear(C, V)
-        self.apply(init_weights) # to each of its layers
+        self.apply(init_weights) # to each of its parts, and to theirs
 
     def forward(self,
         idx:Tensor, # token ids, (B,T) int64, T up to `block_size`
@@ -118,24 +118,10 @@ class GPT(LanguageModel):
         T = idx.shape[1]
         check_causal(T, self.config.block_size)
         who = self.token_embedding_table(idx)             # (B,T,C)
-        where = self.position_embedding_table.weight[:T]  # (T,C)
+        where = self.position_embedding_table.weight[:T]  # (T,C), the first T
         x = self.blocks(who + where)                      # (B,T,C)
         logits = self.lm_head(self.ln_f(x))               # (B,T,V)
         return logits, next_token_loss(logits, targets)
-
-# %% ../nbs/03_gpt.ipynb #eecc50b3
-@patch
-def make_optimizer(self:GPT,
-    config, # a `TrainConfig`; its `lr` and `weight_decay` count
-    dtype:torch.dtype=torch.float32, # of the optimizer's matrix products; it has none
-) -> torch.optim.AdamW:
-    "AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices only"
-    matrices = [p for p in self.parameters() if p.dim() >= 2]
-    others = [p for p in self.parameters() if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.}]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 # %% ../nbs/03_gpt.ipynb #dfa4fe6c
 def keep_top_k(
@@ -194,7 +180,22 @@ def generate(self:LanguageModel,
     check_number("max_new_tokens", max_new_tokens)
     with evaluating(self):
         for _ in range(max_new_tokens):
-            logits, _ = self.forward(idx[:,-self.config.reach:])
+            idx_cond = idx[:,-self.config.reach:]
+            logits, _ = self.forward(idx_cond) # not compiled: lengths differ
             new = sample(logits[:,-1], temperature, top_k, generator)
             idx = torch.cat([idx, new], dim=1)
     return idx
+
+# %% ../nbs/03_gpt.ipynb #eecc50b3
+@patch
+def make_optimizer(self:GPT,
+    config, # a `TrainConfig`; its `lr` and `weight_decay` count
+    dtype:torch.dtype=torch.float32, # of the optimizer's matrix products; it has none
+) -> torch.optim.AdamW:
+    "AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices only"
+    matrices = [p for p in self.parameters() if p.dim() >= 2]
+    others = [p for p in self.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.}]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)

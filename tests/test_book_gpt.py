@@ -1,9 +1,10 @@
 "What chapter 3 has refused, and what it holds to, beyond what its pages show"
 
-import math
+import json, math, re
 
 import pytest
 import torch
+from conftest import ROOT
 
 from charlm.bigram import next_token_loss
 from charlm.checks import BadInput
@@ -103,6 +104,33 @@ def test_sample_takes_the_likeliest():
     assert sample(many, top_k=1).unique().tolist() == [1]
     for tiny in (1e-40, 5e-324):
         assert sample(many, temperature=tiny).unique().tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "settings, meant",
+    [
+        ({}, SCORES),
+        ({"temperature": 0.5}, SCORES / 0.5),
+        ({"temperature": 2}, SCORES / 2),
+        ({"top_k": 2}, keep_top_k(SCORES, 2)),
+    ],
+    ids=str,
+)
+def test_sample_draws_what_it_should(settings, meant):
+    """Chi-square: squared differences, each divided by the count expected.
+
+    With n possible outcomes it is about n - 1 when all is well, and for n up to 4 it
+    exceeds 17 in fewer than one case in a thousand.
+    """
+    g = torch.Generator().manual_seed(1337)
+    drawn = sample(SCORES.expand(20_000, 4), generator=g, **settings)[:, 0]
+    counts = torch.bincount(drawn, minlength=4)
+    expected = meant.softmax(-1)[0] * len(drawn)
+    possible = expected > 0
+    assert (counts[~possible] == 0).all()
+    assert ((counts - expected) ** 2 / expected)[possible].sum() < 17
+    beyond_17 = math.erfc(8.5**0.5) + (34 / math.pi) ** 0.5 * math.exp(-8.5)
+    assert beyond_17 < 0.001  # for n = 4
 
 
 def test_top_k():
@@ -211,3 +239,20 @@ def test_what_decays(model):
     assert all(p.dim() == 2 for p in decaying["params"])
     assert all(p.dim() == 1 for p in others["params"])
     assert decaying["lr"] == others["lr"] == 0.01
+    sizes = [sum(p.numel() for p in g["params"]) for g in (decaying, others)]
+    assert sum(sizes) == model.num_params()
+
+
+def test_the_ladder_shows_a_full_run():
+    "A quick run has one seed, whose lowest and highest are the same"
+    cells = json.loads((ROOT / "nbs" / "03_gpt.ipynb").read_text())["cells"]
+    climbs = [
+        "".join(output["text"])
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if re.search(r"^climb\(", "".join(cell["source"]), re.M)
+    ]
+    assert len(climbs) == 8
+    for text in climbs:
+        ranges = re.findall(r"\((\S+) to (\S+)\)", text)
+        assert ranges and all(low != high for low, high in ranges), text
