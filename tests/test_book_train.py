@@ -5,6 +5,7 @@ import math, warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from charlm.checks import BadInput
@@ -13,7 +14,7 @@ from charlm.gpt import GPT, GPTConfig
 from charlm.hardware import casting
 from charlm.train import (
     Evaluation,
-    Score,
+    TextLoss,
     TrainConfig,
     Trainer,
     backward,
@@ -128,6 +129,31 @@ def test_windows_have_every_token_but_the_first_as_a_target_once(n, batch_size):
         assert torch.equal(x + 1, y) and len(x) <= batch_size and x.numel()
 
 
+def test_evaluate_agrees_with_the_long_way():
+    "Each window read anew for each of its characters"
+    model, some, losses = tiny(), IDS[:50], []
+    with torch.no_grad():
+        for start in range(0, 49, 8):
+            for t in range(start + 1, min(start + 9, 50)):
+                logits = model(some[None, start:t])[0]
+                losses.append(F.cross_entropy(logits[0, -1:], some[t : t + 1]).item())
+    found = evaluate(model, some)
+    assert found.tokens == len(losses) == 49
+    assert abs(found.nats - sum(losses) / 49) < 1e-5
+    assert abs(found.nats - evaluate(model, some, batch_size=3).nats) < 1e-6
+
+
+def test_dropout_counts_in_training_mode_only_and_a_fresh_model_guesses():
+    model, (x, y) = tiny(dropout=0.2), get_batch(IDS, 16, 8)
+    with torch.no_grad():
+        training = [model(x, y)[1].item() for _ in range(2)]
+        model.eval()
+        judging = [model(x, y)[1].item() for _ in range(2)]
+    assert training[0] != training[1] and judging[0] == judging[1]
+    assert abs(estimate_loss(model, IDS, iters=20) - math.log(V)) < 0.1
+    assert model(x, y)[1].requires_grad
+
+
 def test_evaluate_casts_by_itself():
     model, cpu = tiny(), torch.device("cpu")
     with casting(cpu, torch.bfloat16):
@@ -137,9 +163,9 @@ def test_evaluate_casts_by_itself():
     assert abs(evaluate(model, IDS).nats - around.nats) < 0.01
 
 
-def test_units_of_a_score_agree():
-    score = Score(nats=1.5, tokens=1)
-    assert math.isclose(score.bits, math.log2(score.perplexity))
+def test_units_of_a_loss_agree():
+    loss = TextLoss(nats=1.5, tokens=1)
+    assert math.isclose(loss.bits, math.log2(loss.perplexity))
 
 
 def test_estimating_leaves_no_trace():
@@ -160,6 +186,46 @@ def test_rates_rise_and_then_never_again(decay):
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert math.isclose(rates[10], plan.lr) and math.isclose(rates[37], plan.lr)
     assert math.isclose(rates[100], plan.lr if decay == "none" else 0.0)
+
+
+@pytest.mark.parametrize(
+    "decay, hold", [("none", 0.0), ("linear", 0.0), ("cosine", 0.0), ("linear", 0.5)]
+)
+def test_the_drawn_rates_begin_and_end_where_they_should(decay, hold):
+    plan = TrainConfig(steps=1000, warmup=100, hold=hold, decay=decay)
+    rates = [lr_at(step, plan) for step in range(1, 1001)]
+    assert math.isclose(rates[0], 1e-5) and math.isclose(max(rates), 1e-3)
+    assert math.isclose(rates[-1], 1e-3 if decay == "none" else 1e-4)
+    assert math.isclose(rates[549], 1e-3) or not hold  # still held half-way
+
+
+def test_what_the_settings_say_is_true_of_a_run():
+    def taken_through(**settings):
+        run = trainer(changed(steps=20, batch_size=4, **settings), tiny(dropout=0.1))
+        for _ in run.steps():
+            pass
+        return run
+
+    once = taken_through(clip=0.5)
+    assert same(once, taken_through(clip=0.5))
+    assert not same(once, taken_through(clip=0.5, warmup=10, decay="cosine"))
+    assert not same(once, taken_through(clip=0.0))
+    assert not same(once, taken_through(clip=0.5, seed=1))
+    mixed = taken_through(clip=0.5, dtype="bfloat16")
+    assert not same(once, mixed)
+    losses = [estimate_loss(run.model, IDS[300:], 4, 20) for run in (once, mixed)]
+    assert abs(losses[0] - losses[1]) < 0.05
+
+
+def test_a_run_remembers_two_averages_a_parameter():
+    run = trainer()
+    run.run(stop=lambda: run.step == 3)
+    sizes = {"model": 0, "optimizer": 0, "random": 0}
+    tensors, _ = run.state()
+    for name, t in tensors.items():
+        sizes[name.split(".")[0]] += t.nbytes
+    assert sizes["optimizer"] > 2 * sizes["model"]  # two averages, and the steps
+    assert run.expected_state(3).keys() == tensors.keys()
 
 
 def test_ten_steps_on_one_batch_each_make_it_better(monkeypatch):
