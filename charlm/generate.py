@@ -50,7 +50,7 @@ def draw(
         kept = np.zeros_like(shares)
         kept[best[:enough]] = shares[best[:enough]]
         shares = kept
-    sums = shares.cumsum()
+    sums = shares.cumsum()              # where do they pass `u` of them all?
     return int(sums.searchsorted(u * sums[-1], side="right"))
 
 # %% ../nbs/05_generate.ipynb #9ee1fc50
