@@ -42,6 +42,10 @@ PARTS = {
 }
 
 
+# Names of drawing helpers, such as `box` and `drawn`, are common words elsewhere
+lookup.syms = {n: u for n, u in lookup.syms.items() if "/diagrams.html" not in u}
+
+
 class Processors(FilterDefaults):
     def base_procs(self):
         return [strip_ansi, hide_line, rm_header_dash, clean_magics, hide_]
