@@ -121,7 +121,8 @@ function read_header(bytes, name) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, 8);
   const size = Number(view.getBigUint64(0, true));
   if (size > bytes.length - 8) throw no("its header would go beyond its end");
-  if (size > MOST_HEADER) throw no(`its header has ${with_commas(size)} bytes`);
+  if (size > MOST_HEADER) throw no(`its header has ${with_commas(size)} bytes; ` +
+    `a page reads at most ${with_commas(MOST_HEADER)}`);
   const raw = bytes.subarray(8, 8 + size);
   let json, table;
   try {
@@ -343,12 +344,12 @@ async function read_model(
     check_shape(kind, config);
     check_weights(arrays, kind, config);
     check_alphabet(chars, config.vocab_size);
-    check_memory(kind, config);
     for (const [tensor, a] of arrays) weights.set(tensor, widened(a, tensor));
   } catch (e) {
     if (!(e instanceof BadInput)) throw e;
     throw new BadInput(`${name} is damaged: ${e.message}`);
   }
+  check_memory(kind, config, name);
   return {weights, kind, config, alphabet: new Alphabet(chars), verified};
 }
 
@@ -625,9 +626,9 @@ function memory_floats(kind, config, texts) {
   return all;
 }
 
-function check_memory(kind, config, texts = 2) {
+function check_memory(kind, config, name, texts = 2) {
   const bytes = 4 * memory_floats(kind, config, texts);
-  if (bytes > MOST_MEMORY) throw new BadInput("it would need " +
+  if (bytes > MOST_MEMORY) throw new BadInput(`${name} holds a model that needs ` +
     `${with_commas(bytes)} bytes to write; a page has ${with_commas(MOST_MEMORY)}`);
 }
 
