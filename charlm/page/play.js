@@ -6,18 +6,20 @@
 (() => {
 "use strict";
 
-const MOST = 20000; // characters written in one go
+const LIMITS = {...charlm.LIMITS,
+  length: [1, 20000, "a whole number from 1 to 20,000"]};
 const MAPS = 16; // layers, and heads of each, that are shown at most
 const CELLS = 24; // of the small map of a head
 
 const $ = id => document.getElementById(id);
+const all = query => [...document.querySelectorAll(query)];
 
 let model = null; // what is open: a handle of the engine
 let text = []; // the characters that stand there
-let typed = []; // for each: was it typed (or put there) by the reader?
+let spans = []; // each as it is shown
 let nats = []; // for each but the first: its surprise, as far as it is known
 let at = 0; // the place looked at, from 0 to text.length
-let looked = {before: []}; // what the bars and maps say, and after which characters
+let looked = {n: 0}; // what bars and maps say, and after how many characters
 let writing = false, follows = true; // does the cursor go along with the writing?
 let loads = 0, writes = 0, looks = 0; // the newest counts, what is older is dropped
 
@@ -30,20 +32,18 @@ function element(tag, className = "", content = "") {
   return made;
 }
 
+// For the style sheet: how long a bar, how strong a colour
+const paint = (shown, name, x) => shown.style.setProperty(name, x.toFixed(4));
+
 // A line is set only if it changes, so that it is read out once
 function say(id, line) {
   if ($(id).textContent !== line) $(id).textContent = line;
 }
 
-// What went wrong, in one line
-function wrong(id, error) {
-  const known = error instanceof charlm.BadInput;
-  say(id, known ? error.message : `something went wrong: ${error?.message ?? error}`);
-}
-
 const commas = n => n.toLocaleString("en-US");
+const many = (n, one) => `${commas(n)} ${one}${n === 1 ? "" : "s"}`;
 const escaped = name => charlm.repr(name).slice(1, -1);
-const lens = () => document.querySelector("[name=lens]:checked").value;
+const lens = () => all("[name=lens]:checked")[0].value;
 
 // A character as it can be seen, and what it is called
 function visible(char) {
@@ -82,7 +82,7 @@ async function load(name, get) { // get: () -> a promise of a Blob or Uint8Array
     if (turn === loads) use(fresh, shown);
     else fresh.close();
   } catch (e) {
-    if (turn === loads) wrong("file-wrong", e);
+    if (turn === loads) say("file-wrong", e.message);
   }
   if (turn === loads) say("loading", "");
 }
@@ -103,22 +103,25 @@ function use(fresh, name) {
   model?.close();
   model = fresh;
   set_writing(false);
-  document.querySelectorAll("[data-needs]").forEach(x => { x.disabled = false; });
+  cut(0);
+  show_nothing();
+  all("#ask button, #look button").forEach(x => { x.disabled = false; });
   const {kind, config, num_params, verified, alphabet} = model;
   say("name", name);
-  say("facts", [kind, `${commas(num_params)} parameters`,
-    `${config.n_layer} × ${config.n_head} heads`,
-    `looks back ${commas(config.block_size)} characters`,
+  const {n_layer, n_head, block_size} = config;
+  say("facts", [kind, many(num_params, "parameter"),
+    `${many(n_layer, "layer")} of ${many(n_head, "head")}`,
+    `context ${commas(block_size)}`,
     verified ? "✓ checksum verified" : "checksum not verified in this browser",
-  ].join(" · "));
-  say("known", `Knows ${commas(alphabet.vocab_size)} characters`);
+  ].map(fact => fact.replaceAll(" ", "\u00a0")).join(" · "));
+  say("known", `Knows ${many(alphabet.vocab_size, "character")}`);
   say("chars", alphabet.chars.slice(0, 2000).map(visible).join(" "));
   $("alphabet").hidden = false;
   make_maps(config);
   const hello = "ROMEO:", knows = char => alphabet.numbers.has(char);
   if (first && !$("prompt").value && Array.from(hello).every(knows))
     $("prompt").value = hello;
-  say("status", "");
+  say("status", "Press Write, or Ctrl and Enter.");
   say("speed", "");
   begin();
 }
@@ -126,18 +129,17 @@ function use(fresh, name) {
 // The model inside this page
 function built_in() {
   const found = $("model");
-  if (!found) return false;
+  if (!found) return;
   const raw = atob(found.textContent.trim()), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
   load(found.dataset.name || "model", async () => bytes);
   found.remove();
-  return true;
 }
 
 // Models beside this page, fetched when asked for, and only from where it came from
-function beside(already) {
+function beside() {
   let models = [];
-  const said = document.querySelector("meta[name=charlm-models]")?.content;
+  const said = all("meta[name=charlm-models]")[0]?.content;
   try { models = JSON.parse(said ?? "[]"); } catch { /* then none are offered */ }
   for (const {name, title, file, bytes} of models) {
     const address = new URL(file, location);
@@ -145,14 +147,12 @@ function beside(already) {
     const get = async () => {
       const answer = await fetch(address).catch(() => null);
       if (answer?.ok) return new Uint8Array(await answer.arrayBuffer());
-      throw new charlm.BadInput(`${name} could not be fetched; is its server running?`);
+      throw new charlm.BadInput(`${name} can't be fetched; is its server running?`);
     };
-    const size = `${(bytes / 1e6).toFixed(1)} MB`;
-    const button = element("button", "", `${title ?? name} (${size})`);
-    button.type = "button";
+    const button = element("button", "", `${title} (${(bytes / 1e6).toFixed(1)} MB)`);
     button.onclick = () => load(name, get);
     $("sources").prepend(button);
-    if (!already && location.hash === `#${name}`) button.click();
+    if (location.hash === `#${name}`) button.click();
   }
 }
 
@@ -167,85 +167,77 @@ function prompt_chars() {
     const opening = charlm.opening(model.alphabet, $("prompt").value || null);
     model.alphabet.ids(opening);
     chars = Array.from(opening);
-  } catch (e) { wrong("prompt-wrong", e); }
-  $("prompt").ariaInvalid = String(!chars);
+  } catch (e) { say("prompt-wrong", e.message); }
+  $("prompt").ariaInvalid = !chars;
   return chars;
 }
 
 // A whole number as it stands in its field, null: nothing does
-function whole(name, most = Infinity) {
-  const said = $(name).value.trim(), [least, limit, words] = charlm.LIMITS[name];
+function whole(name) {
+  const field = $(name), said = field.value.trim(), [least, most, words] = LIMITS[name];
   const number = /^\d{1,30}$/.test(said) ? BigInt(said) : -1n;
-  const fits = least <= number && number <= limit, few = !fits || !(number > most);
-  $(name).ariaInvalid = String(said !== "" && !(fits && few));
-  if (!said) return null;
-  if (!fits) throw new charlm.BadInput(
-    `${name} is ${charlm.shown(said)}; it must be ${words}`);
-  if (!few) throw new charlm.BadInput(
-    `length is ${said}; this page writes at most ${commas(most)} characters at once`);
-  return said;
+  const fits = !said || least <= number && number <= most;
+  field.ariaInvalid = !fits;
+  if (fits) return said || null;
+  throw new charlm.BadInput(`${name} is ${charlm.shown(said)}; it must be ${words}`);
 }
 
 // How it draws
 function drawing() {
-  const top_p = Number($("top_p").value), top_k = whole("top_k");
-  return {temperature: Number($("temperature").value), top_k: top_k && Number(top_k),
-    top_p: top_p === 1 ? null : top_p};
+  const top_p = +$("top_p").value, top_k = whole("top_k") && +whole("top_k");
+  return {temperature: +$("temperature").value, top_k, top_p: top_p < 1 ? top_p : null};
 }
 
-// All that there is to say about writing; null: something is wrong, and named
+// All that there is to say about writing
 function settings() {
-  say("how-wrong", "");
-  try {
-    const how = drawing(), length = Number(whole("length", MOST) ?? 500);
-    const seed = whole("seed") ?? new_seed();
-    return {...how, length, seed};
-  } catch (e) {
-    wrong("how-wrong", e);
-    return null;
-  }
+  return {...drawing(), length: +(whole("length") ?? 500),
+    seed: whole("seed") ?? new_seed()};
 }
 
 function new_seed() {
   const [chance] = crypto.getRandomValues(new Uint32Array(1));
   $("seed").value = chance % 1000000;
-  $("seed").ariaInvalid = "false";
-  return $("seed").value;
+  return whole("seed");
 }
 
 // ------------------------------------------------------------------ The text
 
-let spans = []; // one for each character
 const caret = element("span", "after"); // the place after the last one
 
-function show(chars, by_reader) {
-  [text, typed, nats, spans, at] = [[], [], [], [], 0];
-  $("text").replaceChildren();
-  append(chars, by_reader);
+function cut(n) { // to the first n characters
+  for (const span of spans.splice(n)) span.remove();
+  for (const line of $("text").querySelectorAll("div:empty")) line.remove();
+  text.length = n;
+  nats.length = Math.min(n, nats.length);
+  if (looked.n > n) looked = {n: 0};
 }
 
-function append(chars, by_reader = []) {
-  const box = $("text"), scrolled = box.scrollTop + box.clientHeight;
-  const low = box.scrollHeight - scrolled < 48;
-  let line = text.at(-1) === "\n" ? null : box.lastElementChild;
-  chars.forEach((char, i) => {
-    if (!line) line = box.appendChild(element("div"));
+function append(chars, given = false) {
+  const box = $("text"), low = box.scrollHeight - box.scrollTop - box.clientHeight < 48;
+  caret.remove();
+  let line = box.lastChild;
+  for (const char of [...chars, ""]) {
+    if (!line || line.lastChild?.textContent === "\n")
+      line = box.appendChild(element("div"));
+    if (!char) break;
     const span = element("span", char === "\n" ? "end" : "", char);
-    span.classList.toggle("given", !!by_reader[i]);
+    span.classList.toggle("given", given);
     line.append(span);
     spans.push(span);
     text.push(char);
-    typed.push(!!by_reader[i]);
-    if (char === "\n") line = null;
-  });
-  if (!line) line = box.appendChild(element("div"));
+  }
   line.append(caret);
   if (low) box.scrollTop = box.scrollHeight;
 }
 
+function show_prompt(chars) {
+  cut(0);
+  append(chars, true);
+}
+
 function point(to, seen = true) {
-  (spans[at] ?? caret).classList.remove("cursor");
-  at = Math.max(0, Math.min(to, text.length));
+  all(".cursor")[0]?.classList.remove("cursor");
+  at = Math.min(to, text.length);
   const there = spans[at] ?? caret;
   there.classList.add("cursor");
   if (seen) there.scrollIntoView({block: "nearest"});
@@ -259,21 +251,24 @@ function go(to) {
   look_soon();
 }
 
+// Where a click or the arrow keys lead; after all characters: the caret
+function place(span) {
+  const found = spans.indexOf(span);
+  return found < 0 ? text.length : found;
+}
+
 function on_key(event) {
-  const start = text.lastIndexOf("\n", at - 1) + 1, found = text.indexOf("\n", at);
-  const end = at > 0 || text[0] !== "\n" ? found : 0, column = at - start;
-  const last = end < 0 ? text.length : end;
-  const above = start > 1 ? text.lastIndexOf("\n", start - 2) + 1 : 0;
-  const below = text.indexOf("\n", last + 1);
+  const there = spans[at] ?? caret, line = there.parentNode, row = [...line.children];
+  const same_column = other =>
+    other?.children[Math.min(row.indexOf(there), other.children.length - 1)];
   const to = {
-    ArrowLeft: at - 1, ArrowRight: at + 1,
-    ArrowUp: start > 0 ? Math.min(above + column, start - 1) : at,
-    ArrowDown: Math.min(last + 1 + column, below < 0 ? text.length : below),
-    Home: event.ctrlKey ? 0 : start, End: event.ctrlKey ? text.length : last,
+    ArrowLeft: spans[at - 1], ArrowRight: spans[at + 1] ?? caret,
+    ArrowUp: same_column(line.previousSibling), Home: row[0],
+    ArrowDown: same_column(line.nextSibling), End: row.at(-1),
   }[event.key];
-  if (to === undefined || event.altKey || event.metaKey || !model) return;
+  if (!to) return;
   event.preventDefault();
-  go(to);
+  go(place(to));
 }
 
 // ------------------------------------------------------------------------- Write
@@ -281,33 +276,31 @@ function on_key(event) {
 // The prompt alone, as it is typed: what may come next?
 function begin() {
   const chars = prompt_chars();
-  if (!chars) {
-    if (model && !text.every(char => model.alphabet.numbers.has(char))) show([]);
-    return;
-  }
+  if (!chars) return;
   writes++;
   model.stop("write");
   set_writing(false);
-  show(chars, chars.map(() => true));
+  show_prompt(chars);
   point(text.length);
   look();
 }
 
 function write_prompt() {
   const chars = prompt_chars();
-  if (chars) write(chars, chars.map(() => true));
+  if (chars) write(() => show_prompt(chars));
   else $("prompt").focus();
 }
 
-// Write on from these characters
-async function write(chars, by_reader) {
-  const how = settings();
-  if (!how) return;
+// Write on from the text, once it is what it should be
+async function write(prepare) {
+  let how, n = 0;
+  say("how-wrong", "");
+  try { how = settings(); }
+  catch (e) { return say("how-wrong", e.message); }
   const turn = ++writes, begun = performance.now();
-  let n = 0;
   model.stop("write");
   stop_looking();
-  show(chars, by_reader);
+  prepare?.();
   point(text.length);
   follows = true;
   set_writing(true);
@@ -315,21 +308,21 @@ async function write(chars, by_reader) {
   const more = added => {
     if (turn !== writes) return;
     const some = Array.from(added);
-    if (at === text.length) caret.classList.remove("cursor");
+    caret.classList.remove("cursor");
     append(some);
     n += some.length;
     show_speed(n, (performance.now() - begun) / 1000);
   };
   try {
-    const done = await model.write({...how, prompt: chars.join("")}, more);
+    const done = await model.write({...how, prompt: text.join("")}, more);
     if (turn !== writes) return;
     show_speed(n, done.seconds);
     say("status", `${done.stopped ? "Stopped after" : "Wrote"} ` +
-      `${commas(n)} ${n === 1 ? "character" : "characters"} with seed ${done.seed}.`);
+      `${many(n, "character")} with seed ${done.seed}.`);
   } catch (e) {
     if (turn !== writes) return;
     say("status", "");
-    wrong("how-wrong", e);
+    say("how-wrong", e.message);
   }
   set_writing(false);
   if (follows) point(text.length, false);
@@ -343,7 +336,6 @@ function show_speed(n, seconds) {
 function set_writing(now) {
   writing = now;
   say("write", now ? "Stop" : "Write");
-  $("write").classList.toggle("stops", now);
 }
 
 function stop() {
@@ -352,9 +344,11 @@ function stop() {
 
 // Another character at the place that the bars tell of
 function put({char}) {
-  const {before} = looked;
-  const by_reader = typed.slice(0, before.length);
-  write([...before, char], [...by_reader, true]);
+  const {n} = looked;
+  if (n) write(() => {
+    cut(n);
+    append([char], true);
+  });
 }
 
 // ----------------------------------------------------------------- Look inside
@@ -362,74 +356,73 @@ function put({char}) {
 function stop_looking() {
   looks++;
   for (const what of ["probabilities", "attention", "surprise"]) model.stop(what);
-  $("bars").ariaBusy = "true";
+  $("bars").ariaBusy = true;
 }
 
 // What may come at the cursor, what the heads look at there, how surprising all is
 async function look() {
   if (!model) return;
   stop_looking();
-  const turn = looks, before = text.slice(0, at), known = before.join("");
+  const turn = looks, n = at, known = text.slice(0, n).join("");
   say_where();
   paint_legend();
-  if (!at) return show_nothing();
+  if (!n) return show_nothing();
   try {
     const how = drawing(), free = await model.probabilities(known);
     const now = await model.probabilities(known, how);
     if (turn !== looks) return;
     say("how-wrong", "");
-    show_bars(before, free, now);
+    show_bars(n, free, now);
     const seen = await model.attention(known);
     if (turn !== looks) return;
     show_heads(seen);
     if (lens() === "surprise") await colour(turn);
   } catch (e) {
-    if (turn === looks) wrong("how-wrong", e);
+    if (turn !== looks) return;
+    say("how-wrong", e.message);
+    $("bars").ariaBusy = false;
   }
 }
 
 const look_soon = after(40, look);
 
 function show_nothing() {
-  looked = {before: []};
-  say_where();
+  looked = {n: 0};
   $("bars").replaceChildren();
-  $("bars").ariaBusy = "false";
+  $("bars").ariaBusy = false;
   say("rest", "");
   $("heads-part").hidden = true;
 }
 
 function say_where() {
-  const n = text.length, i = at + 1, more = nats[at];
-  if (!model || !n) return;
-  if (at === n) return say("where", `After character ${commas(n)}, ` +
-    `${called(text[n - 1])}. Press one to put it there and go on.`);
-  const here = `Character ${commas(i)} of ${commas(n)}, ${called(text[at])}`;
-  if (!at) return say("where", `${here}. Nothing comes before it: it was given.`);
-  say("where", here + (more === undefined ? "." : `, ${more.toFixed(2)} nats.`));
+  const n = text.length, more = nats[at], of = `Character ${commas(at + 1)} of ` +
+    `${commas(n)}, ${called(text[at] ?? "")}`;
+  if (!n) say("where", "");
+  else if (at === n) say("where",
+    `After ${many(n, "character")}. Press one to put it there and go on.`);
+  else if (!at) say("where", `${of}. It was given: nothing comes before it.`);
+  else say("where", of + (more === undefined ? "." : `, ${more.toFixed(2)} nats.`));
 }
 
 // The ten likeliest, and what was drawn; those beyond top-k and top-p have no share
-function show_bars(before, free, now) {
+function show_bars(n, free, now) {
   const list = $("bars"), {chars, numbers} = model.alphabet;
   const best = chars.map((_, i) => i).sort((a, b) => free[b] - free[a]);
-  const drawn = numbers.get(text[before.length]), rows = best.slice(0, 10);
+  const drawn = numbers.get(text[n]), rows = best.slice(0, 10);
   if (drawn !== undefined && !rows.includes(drawn)) rows.push(drawn);
   while (list.children.length > rows.length) list.lastChild.remove();
   while (list.children.length < rows.length) list.append(new_bar());
+  const why = spans[n]?.classList.contains("given") ? "typed" : "drawn";
   rows.forEach((id, row) => fill_bar(list.children[row].firstChild, id, now[id],
-    id === drawn));
-  const others = chars.length - rows.length;
-  const sum = rows.reduce((sum, id) => sum + now[id], 0);
-  say("rest", others ? `The other ${commas(others)}: ` +
-    percent(Math.max(0, 1 - sum)) : "");
-  looked = {before};
-  list.ariaBusy = "false";
+    id === drawn ? why : ""));
+  const rest = rows.reduce((rest, id) => rest - now[id], 1);
+  say("rest", `All others: ${percent(Math.max(0, rest))}`);
+  looked = {n};
+  list.ariaBusy = false;
 }
 
 function new_bar() {
   const item = element("li"), button = element("button");
-  button.type = "button";
   button.append(element("span", "fill"), element("span", "key"),
     element("span", "note"), element("span", "part"));
   button.onclick = () => put(button);
@@ -440,13 +433,13 @@ function new_bar() {
 function fill_bar(button, id, p, drawn) {
   const [fill, key, note, part] = button.children;
   button.char = model.alphabet.chars[id];
-  fill.style.setProperty("--p", p);
+  paint(fill, "--p", p);
   key.textContent = visible(button.char);
-  note.textContent = drawn ? "stands there" : p ? "" : "never drawn now";
+  note.textContent = drawn || (p ? "" : "never drawn now");
   part.textContent = percent(p);
-  button.classList.toggle("drawn", drawn);
+  button.classList.toggle("drawn", drawn !== "");
   button.ariaLabel = `${called(button.char)} ${percent(p)}` +
-    `${drawn ? ", stands there" : ""}: put it there and go on`;
+    `${drawn && `, ${drawn}`}: put it there and go on`;
 }
 
 // ------------------------------------------------------------------------ Heads
@@ -454,7 +447,7 @@ function fill_bar(button, id, p, drawn) {
 // A small map for each head, to be chosen from
 function make_maps({n_layer, n_head}) {
   const rows = Array.from({length: Math.min(n_layer, MAPS)}, (_, layer) => {
-    const row = element("div", "layer", String(layer + 1)), all = element("div");
+    const row = element("div", "layer", layer + 1), maps = element("div");
     for (let head = 0; head < Math.min(n_head, MAPS); head++) {
       const label = element("label"), radio = element("input"), map = element("span");
       Object.assign(radio, {type: "radio", name: "head", value: `${layer} ${head}`,
@@ -464,9 +457,9 @@ function make_maps({n_layer, n_head}) {
       for (let i = 0; i < CELLS; i++) map.append(element("i"));
       label.append(radio, map);
       label.title = radio.ariaLabel;
-      all.append(label);
+      maps.append(label);
     }
-    row.append(all);
+    row.append(maps);
     return row;
   });
   $("heads").replaceChildren(...rows);
@@ -475,7 +468,7 @@ function make_maps({n_layer, n_head}) {
 // Each cell stands for some positions, and is as strong as the strongest of them
 function show_heads(seen) {
   Object.assign(looked, seen);
-  document.querySelectorAll("#heads label").forEach(label => {
+  all("#heads label").forEach(label => {
     const [layer, head] = label.firstChild.value.split(" ");
     const weights = seen.weights[layer][head], n = weights.length;
     const cells = new Float64Array(CELLS);
@@ -485,7 +478,7 @@ function show_heads(seen) {
     }
     const most = Math.max(...cells);
     label.lastChild.childNodes.forEach((cell, i) =>
-      cell.style.setProperty("--w", (100 * cells[i] / most).toFixed(0)));
+      paint(cell, "--w", 100 * cells[i] / most));
   });
   $("heads-part").hidden = false;
   paint_head();
@@ -493,19 +486,14 @@ function show_heads(seen) {
 
 // The chosen head's weights on the characters of the text
 function paint_head() {
-  document.querySelectorAll("#text .seen").forEach(span => {
-    span.classList.remove("seen");
-    span.style.removeProperty("--w");
-  });
-  const chosen = document.querySelector("[name=head]:checked");
+  for (const span of spans) span.style.removeProperty("--w");
+  const chosen = all("[name=head]:checked")[0];
   if (!chosen || lens() !== "attention" || !looked.weights) return paint_legend();
   const [layer, head] = chosen.value.split(" "), {from} = looked;
   const weights = looked.weights[layer][head], most = Math.max(...weights);
   weights.forEach((weight, j) => {
     const span = spans[from + j];
-    if (!span || weight < most / 100) return;
-    span.classList.add("seen");
-    span.style.setProperty("--w", (58 * weight / most).toFixed(1));
+    if (span && weight > most / 100) paint(span, "--w", 58 * weight / most);
   });
   paint_legend(weights.indexOf(most), most, chosen.ariaLabel);
 }
@@ -521,7 +509,7 @@ async function colour(turn) {
     for (const x of some) {
       i++;
       nats[i] = x;
-      spans[i].classList.add(`s${Math.max(0, Math.min(5, Math.floor(x)))}`);
+      paint(spans[i], "--s", Math.min(95, 18 * x));
     }
   });
   if (turn !== looks) return;
@@ -529,34 +517,30 @@ async function colour(turn) {
   say_where();
 }
 
-function swatch(className, label, strength) {
-  const all = element("span"), box = element("span", `swatch ${className}`);
-  if (strength) box.style.setProperty("--w", strength);
-  all.append(box, label);
-  return all;
+function swatch(label, strength) { // strength: 0 to 95
+  const whole = element("span"), box = element("span", "swatch");
+  paint(box, "--s", strength);
+  paint(box, "--w", strength);
+  whole.append(box, label);
+  return whole;
 }
 
 function paint_legend(j, most, name) {
   const parts = [], known = nats.slice(1);
   if (lens() === "surprise") {
-    const odds = [3, 7, 20, 55, 150].map(n => `1 in ${n}`);
-    parts.push("How likely it was:", swatch("s0", `over ${odds[0]}`));
-    odds.forEach((words, i) => parts.push(swatch(`s${i + 1}`, i === 4 ?
-      `under ${words}` : `to ${odds[i + 1]}`)));
+    const odds = ["sure", "1 in 3", "1 in 7", "1 in 20", "1 in 55", "1 in 150 or less"];
+    parts.push("How likely it was:", ...odds.map((words, i) => swatch(words, 18 * i)));
     if (known.length && known.length === text.length - 1) parts.push("On average " +
       `${(known.reduce((a, b) => a + b) / known.length).toFixed(2)} nats.`);
   }
   if (lens() === "attention" && most !== undefined) parts.push(`${name}:`,
-    swatch("much", "little", 6), swatch("much", "much", 58),
+    swatch("little", 6), swatch("much", 58),
     `most on ${called(text[looked.from + j])}, ${percent(most)}.`);
-  const made = parts.map(part =>
-    typeof part === "string" ? element("span", "", part) : part);
-  $("legend").replaceChildren(...made);
-  $("legend").hidden = lens() === "plain";
+  $("legend").replaceChildren(...parts.flatMap(part => [part, " "]));
 }
 
 function change_lens() {
-  $("text").dataset.lens = lens();
+  document.body.dataset.lens = lens();
   paint_head();
   if (lens() === "surprise" && nats.length < text.length) look();
 }
@@ -564,9 +548,9 @@ function change_lens() {
 // ------------------------------------------------------------------- Set it going
 
 function show_sliders() {
-  const top_p = Number($("top_p").value);
-  say("temperature-is", Number($("temperature").value).toFixed(2));
-  say("top_p-is", top_p === 1 ? "all" : top_p.toFixed(2));
+  const top_p = $("top_p").value;
+  say("temperature-is", $("temperature").value);
+  say("top_p-is", top_p === "1" ? "all" : top_p);
 }
 
 const begin_soon = after(120, begin);
@@ -576,7 +560,7 @@ $("again").onclick = () => {
   new_seed();
   write_prompt();
 };
-$("on").onclick = () => { if (text.length) write(text.slice(), typed.slice()); };
+$("on").onclick = () => text.length ? write() : write_prompt();
 $("prompt").oninput = begin_soon;
 $("new-seed").onclick = () => new_seed();
 for (const id of ["temperature", "top_p", "top_k"]) $(id).oninput = () => {
@@ -586,17 +570,15 @@ for (const id of ["temperature", "top_p", "top_k"]) $(id).oninput = () => {
 for (const id of ["top_k", "length", "seed"]) $(id).onkeydown = event => {
   if (event.key === "Enter") write_prompt();
 };
-$("back").onclick = () => go(at - 1);
+$("back").onclick = () => go(Math.max(0, at - 1));
 $("forth").onclick = () => go(at + 1);
 $("text").onkeydown = on_key;
 $("text").onclick = event => {
-  const found = spans.indexOf(event.target);
-  if (found >= 0) go(found);
-  else if (event.target === caret) go(text.length);
+  if (event.target.localName === "span") go(place(event.target));
 };
 $("lens").onchange = change_lens;
 $("heads").onchange = () => {
-  document.querySelector("[value=attention]").checked = true;
+  all("[value=attention]")[0].checked = true;
   change_lens();
 };
 document.onkeydown = event => {
@@ -627,10 +609,12 @@ window.ondrop = event => {
   if (event.dataTransfer.files[0]) load_file(event.dataTransfer.files[0]);
 };
 
-document.querySelectorAll("[data-needs]").forEach(x => { x.disabled = true; });
+all("#ask button, #look button").forEach(x => { x.disabled = true; });
 say("title", document.title.trim() || "charlm");
 new_seed();
 show_sliders();
 change_lens();
-beside(built_in());
+$("how").open = innerWidth > 640;
+built_in();
+beside();
 })();
