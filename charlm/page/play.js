@@ -19,6 +19,7 @@ let text = []; // the characters that stand there
 let spans = []; // each as it is shown
 let nats = []; // for each but the first: its surprise, as far as it is known
 let at = 0; // the place looked at, from 0 to text.length
+let shown_prompt = null; // which one it began with
 let looked = {n: 0}; // what bars and maps say, and after how many characters
 let writing = false, follows = true; // does the cursor go along with the writing?
 let loads = 0, writes = 0, looks = 0; // the newest counts, what is older is dropped
@@ -112,17 +113,15 @@ function use(fresh, name) {
   say("facts", [kind, many(num_params, "parameter"),
     `${many(n_layer, "layer")} of ${many(n_head, "head")}`,
     `context ${commas(block_size)}`,
-    verified ? "✓ checksum verified" : "checksum not verified in this browser",
+    verified ? "✓ checksum verified" : "checksum not verified here",
   ].map(fact => fact.replaceAll(" ", "\u00a0")).join(" · "));
   say("known", `Knows ${many(alphabet.vocab_size, "character")}`);
-  say("chars", alphabet.chars.slice(0, 2000).map(visible).join(" "));
+  say("chars", alphabet.chars.map(visible).join(" "));
   $("alphabet").hidden = false;
   make_maps(config);
   const hello = "ROMEO:", knows = char => alphabet.numbers.has(char);
   if (first && !$("prompt").value && Array.from(hello).every(knows))
     $("prompt").value = hello;
-  say("status", "Press Write, or Ctrl and Enter.");
-  say("speed", "");
   begin();
 }
 
@@ -142,7 +141,7 @@ function beside() {
   const said = all("meta[name=charlm-models]")[0]?.content;
   try { models = JSON.parse(said ?? "[]"); } catch { /* then none are offered */ }
   for (const {name, title, file, bytes} of models) {
-    const address = new URL(file, location);
+    const address = new URL(file, location.href);
     if (address.origin !== location.origin) continue;
     const get = async () => {
       const answer = await fetch(address).catch(() => null);
@@ -230,7 +229,8 @@ function append(chars, given = false) {
   if (low) box.scrollTop = box.scrollHeight;
 }
 
-function show_prompt(chars) {
+function show_prompt(chars) { // as typed, with nothing written yet
+  shown_prompt = $("prompt").value;
   cut(0);
   append(chars, true);
 }
@@ -278,8 +278,10 @@ function begin() {
   const chars = prompt_chars();
   if (!chars) return;
   writes++;
-  model.stop("write");
+  model.stop();
   set_writing(false);
+  say("status", "Press Write, or Ctrl and Enter.");
+  say("speed", "");
   show_prompt(chars);
   point(text.length);
   look();
@@ -298,7 +300,7 @@ async function write(prepare) {
   try { how = settings(); }
   catch (e) { return say("how-wrong", e.message); }
   const turn = ++writes, begun = performance.now();
-  model.stop("write");
+  model.stop();
   stop_looking();
   prepare?.();
   point(text.length);
@@ -336,10 +338,6 @@ function show_speed(n, seconds) {
 function set_writing(now) {
   writing = now;
   say("write", now ? "Stop" : "Write");
-}
-
-function stop() {
-  if (writing) model.stop("write");
 }
 
 // Another character at the place that the bars tell of
@@ -384,7 +382,12 @@ async function look() {
   }
 }
 
-const look_soon = after(40, look);
+const look_later = after(40, look);
+
+function look_soon() {
+  if (model) stop_looking();
+  look_later();
+}
 
 function show_nothing() {
   looked = {n: 0};
@@ -397,11 +400,10 @@ function show_nothing() {
 function say_where() {
   const n = text.length, more = nats[at], of = `Character ${commas(at + 1)} of ` +
     `${commas(n)}, ${called(text[at] ?? "")}`;
-  if (!n) say("where", "");
-  else if (at === n) say("where",
-    `After ${many(n, "character")}. Press one to put it there and go on.`);
-  else if (!at) say("where", `${of}. It was given: nothing comes before it.`);
-  else say("where", of + (more === undefined ? "." : `, ${more.toFixed(2)} nats.`));
+  say("where", !n ? "" : at === n ?
+    `After ${many(n, "character")}. Press one to put it there and go on.` :
+    !at ? `${of}. Nothing comes before it.` :
+    more === undefined ? `${of}.` : `${of}, ${more.toFixed(2)} nats.`);
 }
 
 // The ten likeliest, and what was drawn; those beyond top-k and top-p have no share
@@ -456,7 +458,6 @@ function make_maps({n_layer, n_head}) {
       map.className = "map";
       for (let i = 0; i < CELLS; i++) map.append(element("i"));
       label.append(radio, map);
-      label.title = radio.ariaLabel;
       maps.append(label);
     }
     row.append(maps);
@@ -465,21 +466,16 @@ function make_maps({n_layer, n_head}) {
   $("heads").replaceChildren(...rows);
 }
 
-// Each cell stands for some positions, and is as strong as the strongest of them
+// The small maps: a cell for each of the last characters, the newest at the right
 function show_heads(seen) {
   Object.assign(looked, seen);
-  all("#heads label").forEach(label => {
-    const [layer, head] = label.firstChild.value.split(" ");
-    const weights = seen.weights[layer][head], n = weights.length;
-    const cells = new Float64Array(CELLS);
-    for (let j = 0; j < n; j++) {
-      const back = Math.floor((n - 1 - j) * (n > CELLS ? CELLS / n : 1));
-      cells[CELLS - 1 - back] = Math.max(cells[CELLS - 1 - back], weights[j]);
-    }
-    const most = Math.max(...cells);
-    label.lastChild.childNodes.forEach((cell, i) =>
-      paint(cell, "--w", 100 * cells[i] / most));
-  });
+  for (const label of all("#heads label")) {
+    const [radio, map] = label.children, [layer, head] = radio.value.split(" ");
+    const weights = Array.from(seen.weights[layer][head]), most = Math.max(...weights);
+    weights.reverse();
+    map.childNodes.forEach((cell, i) =>
+      paint(cell, "--w", 100 * (weights[CELLS - 1 - i] ?? 0) / most));
+  }
   $("heads-part").hidden = false;
   paint_head();
 }
@@ -553,9 +549,11 @@ function show_sliders() {
   say("top_p-is", top_p === "1" ? "all" : top_p);
 }
 
-const begin_soon = after(120, begin);
+const begin_soon = after(120, () => {
+  if ($("prompt").value !== shown_prompt || !model) begin();
+});
 
-$("write").onclick = () => writing ? stop() : write_prompt();
+$("write").onclick = () => writing ? model.stop() : write_prompt();
 $("again").onclick = () => {
   new_seed();
   write_prompt();
@@ -567,9 +565,10 @@ for (const id of ["temperature", "top_p", "top_k"]) $(id).oninput = () => {
   show_sliders();
   look_soon();
 };
-for (const id of ["top_k", "length", "seed"]) $(id).onkeydown = event => {
-  if (event.key === "Enter") write_prompt();
-};
+for (const id of ["top_k", "length", "seed"]) Object.assign($(id), {
+  inputMode: "numeric", autocomplete: "off",
+  onkeydown: event => { if (event.key === "Enter") write_prompt(); },
+});
 $("back").onclick = () => go(Math.max(0, at - 1));
 $("forth").onclick = () => go(at + 1);
 $("text").onkeydown = on_key;
@@ -582,7 +581,7 @@ $("heads").onchange = () => {
   change_lens();
 };
 document.onkeydown = event => {
-  if (event.key === "Escape") stop();
+  if (event.key === "Escape" && writing) model.stop();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && model)
     write_prompt();
 };
