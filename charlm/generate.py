@@ -192,8 +192,7 @@ def load_writer(
 
 # %% ../nbs/05_generate.ipynb #2c976a1b
 texts = Texts(Writer, uniforms, draw)
-as_writer = texts.as_writer
-follow = texts.follow
+as_writer, follow = texts.as_writer, texts.follow
 stream_several = texts.stream_several
 stream_text = texts.stream_text
 write_several = texts.write_several

@@ -67,6 +67,8 @@ def names(cell):
         else:
             assigns = isinstance(statement, ast.Assign | ast.AugAssign)
             reads |= loaded - sets - (set() if assigns else stored)
+            for function in loaded & bodies.keys():  # its own functions, called at once
+                reads |= bodies[function] - sets
         sets |= stored
     return sets, reads, bodies
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlm import generate, texts
+from charlm import generate, stream
 from charlm.checkpoint import save_model
 from charlm.checks import BadInput
 from charlm.data import CharTokenizer
@@ -152,7 +152,7 @@ def test_the_module_of_the_chapter_is_short_enough_to_teach():
 
 def test_both_modules_have_what_handles_texts():
     for name in ("OnDevice", "blas_threads", "idle_cores", "opening"):
-        assert getattr(generate, name) is getattr(texts, name)
+        assert getattr(generate, name) is getattr(stream, name)
     for name in ("as_writer", "follow", "stream_several", "stream_text", "write"):
         assert callable(getattr(generate, name)) and name in generate.__all__
 
