@@ -484,7 +484,8 @@ def check_page_file(
         raise BadInput(f"{file} is the model itself; choose another file")
     if what_is(file) and not overwrite: raise BadInput(f"{file} exists already; "
         "choose another file, or pass --overwrite to replace it")
-    check_writable(Path(os.path.realpath(file)).parent)
+    end = os.path.realpath(file) if os.path.islink(file) else file
+    check_writable(Path(end).parent)
 
 def charlm_export(
     model:str, # a model file, or the folder it is in
