@@ -159,8 +159,8 @@ def read_for_page(
     if config.get("recent", 1) > config["block_size"]: raise BadInput(f"{path} is "
         f"damaged: recent is {config['recent']}, more than block_size "
         f"{config['block_size']}")
-    name = path.parent.name if path.name == "model.safetensors" else path.name
-    return name or path.name, raw
+    name = path.parent.name if path.name == "model.safetensors" else path.stem
+    return name or path.stem, raw
 
 # %% ../nbs/10_page.ipynb #a1389ac8
 def embedded(

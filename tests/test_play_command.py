@@ -122,7 +122,7 @@ def test_the_page_holds_the_model_and_little_else(kind, dtype):
     [(attributes, text)] = models
     assert b64decode(text, validate=True) == raw
     assert attributes["type"] == "application/octet-stream"
-    assert attributes["data-name"] == "m.safetensors"
+    assert attributes["data-name"] == "m"
     assert len(html.encode()) <= len(b64encode(raw)) + 60_000
     assert elements(page(), "script") == [e for e in elements(html, "script")[-2:]]
     for mark in ("<!--TITLE-->", "/*CSS*/", "/*ENGINE*/", "/*PAGE*/", "<!--MODEL-->"):
@@ -168,7 +168,7 @@ def test_titles_and_names_are_text_and_nothing_else():
     html = page(path, EVIL)
     assert [text.strip() for _, text in elements(html, "title")] == [EVIL]
     models = [a for a, _ in elements(html, "script") if a.get("id") == "model"]
-    assert [a["data-name"] for a in models] == [f"{name}.safetensors"]
+    assert [a["data-name"] for a in models] == [name]
     assert len(elements(html, "script")) == 3
     odd = page(path, "a\0b\x1b\udcff\n")
     assert [text.strip() for _, text in elements(odd, "title")] == [
