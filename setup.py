@@ -35,5 +35,5 @@ setup(
         "nbdev": ["charlm = charlm._modidx:d"],
     },
     packages=find_packages(include=["charlm"]),
-    package_data={"charlm": ["texts/*"]},
+    package_data={"charlm": ["texts/*", "page/*"]},
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['open_streams', 'leave_at_ctrl_c', 'start', 'charlm_train',
-           'charlm_generate', 'charlm_speedrun']
+           'charlm_generate', 'charlm_speedrun', 'charlm_play', 'charlm_export']
 
 # %% ../nbs/96_start.ipynb #71e39e6e
 import os, sys
@@ -53,3 +53,11 @@ def charlm_generate():
 def charlm_speedrun():
     "What `charlm-speedrun` starts"
     start("charlm-speedrun")
+
+def charlm_play():
+    "What `charlm-play` starts"
+    start("charlm-play")
+
+def charlm_export():
+    "What `charlm-export` starts"
+    start("charlm-export")

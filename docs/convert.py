@@ -38,6 +38,7 @@ PARTS = {
     "The lecture": ("00", "01", "02", "03", "04"),
     "The model at work": ("05", "06"),
     "Faster": ("07", "08", "09"),
+    "Beyond": ("10",),
     "The engine room": tuple(str(number) for number in range(90, 100)),
 }
 

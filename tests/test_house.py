@@ -20,6 +20,7 @@ READING = {
     7: "fast",
     8: "muon",
     9: "race",
+    10: "page",
     90: "checks",
     91: "corpus",
     92: "hardware",
@@ -33,7 +34,7 @@ READING = {
 }
 IMPORTS = (
     "checks corpus hardware diagrams data bigram attention gpt train muon fast recipes"
-    " checkpoint stream generate inside race run cli start"
+    " checkpoint stream generate inside race run page cli start"
 ).split()
 
 
