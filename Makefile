@@ -45,7 +45,7 @@ serve: $(DONE) ## show the site at http://127.0.0.1:8000 and make again what cha
 		--watch CHANGELOG.md --re-ignore "_build|__pycache__|\.ipynb_checkpoints" --port 8000 $(filter-out -W,$(SPHINX))
 
 pytest: $(DONE) ## what a notebook can't test well: faults, packaging, the house's rules
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests/test_wheel.py tests # the one that waits for pip first
 
 export: $(DONE) ## write charlm/ and README.md from the notebooks, and clean the notebooks
 	$(BIN)/nbdev-export
