@@ -49,7 +49,6 @@ pytest: $(DONE) ## what a notebook can't test well: faults, packaging, the house
 
 export: $(DONE) ## write charlm/ and README.md from the notebooks, and clean the notebooks
 	$(BIN)/nbdev-export
-	$(BIN)/python docs/modules.py
 	$(BIN)/nbdev-clean
 	$(BIN)/python docs/readme.py
 

@@ -1,22 +1,62 @@
 """What several tests share.
 
-Running a command as its console script does, a tiny model, a misbehaving web server.
+Running a command as its console script does, tiny models, a browser, a misbehaving web
+server.
 """
 
-import runpy, shutil, signal, sys
+import os, runpy, shutil, signal, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from charlm.checkpoint import save_model
 from charlm.data import CharTokenizer
+from charlm.fast import FastConfig, FastGPT
 from charlm.gpt import GPT, GPTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
+
+
+def untrained(kind, shape):
+    "A model of that kind, of whose weights every one counts"
+    torch.manual_seed(1)
+    if kind == "FastGPT":
+        model = FastGPT(FastConfig(**shape, recent=3))
+    else:
+        model = GPT(GPTConfig(**shape))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+        model.lm_head.weight.normal_(std=0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if not found and os.environ.get("CI"):
+        pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
+    if not found:
+        pytest.skip("no Chromium here (apt-get install chromium)")
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=found, args=flags)
+        yield browser
+        browser.close()
 
 
 def copy_source(to):

@@ -26,7 +26,6 @@ def test_export_clean_and_readme_change_nothing(tmp_path):
     shutil.rmtree(copy / "index_files")
     for command in (
         [SCRIPTS / "nbdev-export"],
-        [sys.executable, "docs/modules.py"],
         [SCRIPTS / "nbdev-clean"],
         [sys.executable, "docs/readme.py"],
     ):

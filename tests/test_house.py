@@ -131,6 +131,14 @@ def test_code_is_no_wider_than_the_page(path):
             assert [s for s in lines if len(s) > 88] == []
 
 
+@each_module
+def test_modules_are_no_wider(name):
+    "But for the list of names, which nbdev-export wraps at 120 columns by itself"
+    source = (ROOT / "charlm" / f"{name}.py").read_text()
+    source = re.sub(r"^__all__ = \[.*?\]$", "", source, flags=re.M | re.S)
+    assert [s for s in source.splitlines() if len(s) > 88] == []
+
+
 @each_notebook
 def test_saved_outputs_are_sound(path):
     text = path.read_text()

@@ -4,15 +4,14 @@ The model is untrained, with weights of which every one counts. Without Chromium
 tests are skipped, except where CI is set, where that is a failure.
 """
 
-import hashlib, os, re, shutil
+import re
 from base64 import b64encode
-from html import escape
 from importlib.resources import files as package
 
 import pytest
 import torch
 from conftest import ROOT
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from charlm.checkpoint import load_model, save_model
 from charlm.checks import BadInput
@@ -21,6 +20,7 @@ from charlm.fast import FastConfig, FastGPT
 from charlm.generate import load_writer, write
 from charlm.gpt import GPT, GPTConfig
 from charlm.inside import attention_maps, surprise
+from charlm.page import page as whole_page
 
 FOLDER = ROOT / "charlm/page"
 OWN = ("play.html", "play.css", "play.js")
@@ -56,53 +56,14 @@ def models(tmp_path_factory):
     )
 
 
-def built(model=None, title="charlm", extra=""):
-    "The page with all that belongs in it, as `charlm.page.page` makes it"
-    parts = {
-        "/*CSS*/": (FOLDER / "play.css").read_text(),
-        "/*ENGINE*/": re.sub("(?m)^ *//.*", "", (FOLDER / "charlm.js").read_text()),
-        "/*PAGE*/": (FOLDER / "play.js").read_text(),
-    }
-    sums = [hashlib.sha256(f"\n{p}\n".encode()).digest() for p in parts.values()]
-    hashes = " ".join(f"'sha256-{b64encode(s).decode()}'" for s in sums)
-    raw = b64encode(model.read_bytes()).decode() if model else ""
-    kind = 'type="application/octet-stream" id="model"'
-    name = f'data-name="{escape(model.stem)}"' if model else ""
-    parts["<!--MODEL-->"] = extra + (
-        f"<script {kind} {name}>{raw}</script>" * bool(raw)
-    )
-    parts |= {"<!--TITLE-->": escape(title), "CSP_HASHES": hashes}
-    html = (FOLDER / "play.html").read_text()
-    for mark in parts:
-        assert mark == "CSP_HASHES" or html.count(mark) == 1, mark
-    marks = "|".join(map(re.escape, parts))
-    return re.sub(marks, lambda mark: parts[mark[0]], html)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if not found and os.environ.get("CI"):
-        pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
-    if not found:
-        pytest.skip("no Chromium here (apt-get install chromium)")
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=flags)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def open_page(chromium, tmp_path):
     "`open_page(model)`: the page at file://; nothing may go wrong or be asked for"
     contexts, troubles = [], []
 
-    def go(model=None, title="charlm", extra="", **settings):
+    def go(model=None, title="charlm", beside=(), **settings):
         path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(built(model, title, extra))
+        path.write_text(whole_page(model, title, beside))
         contexts.append(chromium.new_context(**settings))
         page = contexts[-1].new_page()
         own = ("blob:", "data:")
@@ -413,9 +374,9 @@ def test_scripts_in_names_and_alphabets_stay_text(open_page, models):
 
 
 def test_models_beside_the_page_are_offered(open_page):
-    said = '[{"name":"a","title":"<b>A</b>","file":"a.safetensors","bytes":500000},'
-    said += '{"name":"b","title":"B","file":"https://example.org/b","bytes":1}]'
-    page = open_page(extra=f'<meta name="charlm-models" content="{escape(said)}">')
+    here = dict(name="a", title="<b>A</b>", file="a.safetensors", bytes=500_000)
+    elsewhere = dict(name="b", title="B", file="https://example.org/b", bytes=1)
+    page = open_page(beside=[here, elsewhere])
     buttons = page.locator("#sources button").all_inner_texts()
     assert buttons == ["<b>A</b> (0.5 MB)", "Open a model…"]
 
@@ -562,4 +523,4 @@ def test_its_lines_fit_a_page_and_nothing_is_put_in_as_html():
         assert [x for x in lines if len(x) > 88 or x != x.rstrip()] == [], name
     script = (FOLDER / "play.js").read_text()
     assert not re.search("innerHTML|outerHTML|insertAdjacent|document.write", script)
-    assert not re.search(r"https?://(?!www.w3.org/2000/svg)", built())
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)", whole_page())

@@ -4,14 +4,13 @@ Models are untrained, with weights of which every one counts. Without Chromium t
 are skipped, except where CI is set, where that is a failure.
 """
 
-import json, os, re, shutil, struct
+import json, re, shutil, struct
 from base64 import b64encode
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from playwright.sync_api import sync_playwright
+from conftest import ROOT, untrained
 
 from charlm.checkpoint import load_model, narrowed, read_model, save_model, to_bytes
 from charlm.checks import BadInput, check_number
@@ -19,28 +18,12 @@ from charlm.corpus import Alphabet
 from charlm.data import CharTokenizer
 from charlm.fast import FastConfig, FastGPT
 from charlm.generate import draw, load_writer, uniforms, write
-from charlm.gpt import GPT, GPTConfig
 from charlm.inside import attention_maps, surprise
 
 ENGINE = ROOT / "charlm/page/charlm.js"
 LETTERS = CharTokenizer("".join(chr(97 + i) for i in range(26)) + " \n𝄞é")
 SHAPE = dict(vocab_size=30, block_size=24, n_embd=36, n_head=4, n_layer=3)
 KINDS, TYPES = ("GPT", "FastGPT"), ("float32", "bfloat16")
-
-
-def make(kind):
-    "An untrained model whose every weight counts"
-    torch.manual_seed(1)
-    model = (
-        FastGPT(FastConfig(**SHAPE, recent=3))
-        if kind == "FastGPT"
-        else GPT(GPTConfig(**SHAPE))
-    )
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.1)
-        model.lm_head.weight.normal_(std=0.5)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +33,9 @@ def files(tmp_path_factory):
     for kind in KINDS:
         for dtype in TYPES:
             path = folder / f"{kind}-{dtype}.safetensors"
-            save_model(path, make(kind), LETTERS, dtype)
+            save_model(path, untrained(kind, SHAPE), LETTERS, dtype)
             made[kind, dtype] = path
     return made
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if not found and os.environ.get("CI"):
-        pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
-    if not found:
-        pytest.skip("no Chromium here (apt-get install chromium)")
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=flags)
-        yield browser
-        browser.close()
 
 
 PAGE = """<!doctype html><meta charset=utf-8>

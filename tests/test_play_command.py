@@ -5,7 +5,7 @@ that leaving out comments and blanks changes nothing. The tests in a browser nee
 Chromium; without one they are skipped, except where CI is set.
 """
 
-import ast, json, os, re, shutil, signal, socket, struct, subprocess, sys, time, zipfile
+import ast, json, os, re, signal, socket, struct, subprocess, sys, time, zipfile
 from base64 import b64decode, b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SCRIPTS, copy_source
-from playwright.sync_api import sync_playwright
 
 import charlm.page
 from charlm.checkpoint import save_model, to_bytes, weight_shapes
@@ -212,22 +211,6 @@ SAME = [
     "(class {\n  static a = 1\n  static *b() {}\n  static c = 2\n}).c",
     "let i = 0; for (;;) {\nif (i++ > 3) break }\ni",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if not found and os.environ.get("CI"):
-        pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
-    if not found:
-        pytest.skip("no Chromium here (apt-get install chromium)")
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=flags)
-        yield browser
-        browser.close()
 
 
 def test_stripped_scripts_do_the_same(chromium):

@@ -4,7 +4,7 @@ The latter in a real browser, served under a sub-path. The browser tests need Ch
 without one they are skipped, except where CI is set, where that is a failure.
 """
 
-import importlib, json, os, re, shutil, subprocess, sys
+import importlib, json, re, subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -15,7 +15,6 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT, SCRIPTS
 from nbformat import v4
-from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(ROOT / "docs"))
 import api, convert, figures, performance, readme
@@ -504,29 +503,6 @@ def address(site):
         Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}/html/"
         httpd.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if not found and os.environ.get("CI"):
-        pytest.fail("no Chromium here; CI must have one (apt-get install chromium)")
-    if not found:
-        pytest.skip("no Chromium here (apt-get install chromium)")
-    flags = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

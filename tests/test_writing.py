@@ -8,6 +8,7 @@ import itertools, os, statistics, subprocess, sys
 import numpy as np
 import pytest
 import torch
+from conftest import untrained
 
 from charlm import generate, stream
 from charlm.checkpoint import save_model
@@ -15,28 +16,10 @@ from charlm.checks import BadInput
 from charlm.data import CharTokenizer
 from charlm.generate import OnDevice, Writer, as_writer, draw, load_writer
 from charlm.generate import stream_several, stream_text, uniforms, write, write_several
-from charlm.gpt import GPT, GPTConfig
-from charlm.fast import FastConfig, FastGPT
+
 
 LETTERS = CharTokenizer("".join(chr(97 + i) for i in range(26)) + " \n.,")
 SHAPE = dict(vocab_size=30, block_size=24, n_embd=32, n_head=4, n_layer=3)
-
-
-def make(kind):
-    "An untrained model whose every weight counts"
-    torch.manual_seed(1)
-    model = (
-        FastGPT(FastConfig(**SHAPE, recent=3))
-        if kind == "FastGPT"
-        else GPT(GPTConfig(**SHAPE))
-    )
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.1)
-        model.lm_head.weight.normal_(std=0.5)
-    return model.eval()
-
-
 each_kind = pytest.mark.parametrize("kind", ["GPT", "FastGPT"])
 
 
@@ -54,7 +37,7 @@ def without_torch(code, *args):
 
 @each_kind
 def test_writing_imports_no_torch(tmp_path, kind):
-    save_model(tmp_path / "m.safetensors", model := make(kind), LETTERS)
+    save_model(tmp_path / "m.safetensors", model := untrained(kind, SHAPE), LETTERS)
     command = (
         "from charlm.cli import main\nassert main('charlm-generate', sys.argv[1:]) == 0"
     )
@@ -89,7 +72,7 @@ def test_help_and_wrong_arguments_import_no_torch(name, args):
 
 @each_kind
 def test_scores_are_those_of_the_torch_model_up_to_the_context_and_past_it(kind):
-    model, generator = make(kind), torch.Generator().manual_seed(1)
+    model, generator = untrained(kind, SHAPE), torch.Generator().manual_seed(1)
     text = torch.randint(30, (8, 120), generator=generator)
     for B in (1, 8):
         one = Writer.from_torch(model).start(B)
@@ -109,7 +92,7 @@ def test_scores_are_those_of_the_torch_model_up_to_the_context_and_past_it(kind)
 
 @each_kind
 def test_a_thousand_characters_greedily(kind):
-    model = make(kind)
+    model = untrained(kind, SHAPE)
     expected = LETTERS.decode(
         model.generate(LETTERS.encode("abc")[None], 1000, temperature=0)[0]
     )
@@ -122,7 +105,7 @@ def test_one_seed_one_text(tmp_path, kind):
 
     In either precision of the file's numbers.
     """
-    model = make(kind)
+    model = untrained(kind, SHAPE)
     save_model(tmp_path / "m.safetensors", model, LETTERS)
     writer, alphabet = load_writer(tmp_path / "m.safetensors")
     texts = [
@@ -183,7 +166,7 @@ def test_who_can_be_drawn(how, expected):
 @pytest.fixture(params=["GPT", "Writer", "OnDevice"])
 def reader(request):
     "The same model, as torch has it, as numpy reads it, and as a GPU would be read"
-    model = make("GPT")
+    model = untrained("GPT", SHAPE)
     how = {"GPT": lambda m: m, "Writer": Writer.from_torch, "OnDevice": OnDevice}
     return how[request.param](model)
 
@@ -191,7 +174,9 @@ def reader(request):
 def test_a_text_as_it_comes(reader):
     pieces = list(stream_text(reader, LETTERS, "abc", 200, seed=1))
     assert len(pieces) == 200 and {len(piece) for piece in pieces} == {1}
-    assert pieces == list(stream_text(make("GPT"), LETTERS, "abc", 200, seed=1))
+    assert pieces == list(
+        stream_text(untrained("GPT", SHAPE), LETTERS, "abc", 200, seed=1)
+    )
     assert pieces != list(stream_text(reader, LETTERS, "abc", 200, seed=2))
     assert write(reader, LETTERS, "abc", 200, seed=1) == "abc" + "".join(pieces)
 
@@ -236,7 +221,7 @@ def test_two_texts_at_a_time_of_one_writer(reader):
 
 
 def test_what_can_be_read_is_left_as_it_is():
-    model = make("GPT")
+    model = untrained("GPT", SHAPE)
     writer, on_device = Writer.from_torch(model), OnDevice(model)
     assert as_writer(writer) is writer and as_writer(on_device) is on_device
     assert isinstance(as_writer(model), Writer)
@@ -273,11 +258,11 @@ def test_refused_before_anything_is_written(reader, how, words):
 
 def test_reprime_is_for_the_lecture_s_model():
     with pytest.raises(BadInput, match="its context slides by itself"):
-        write(make("FastGPT"), LETTERS, "abc", 5, reprime=True)
+        write(untrained("FastGPT", SHAPE), LETTERS, "abc", 5, reprime=True)
 
 
 def test_reprimed_scores_are_those_of_the_shorter_context():
-    model = make("GPT")
+    model = untrained("GPT", SHAPE)
     T = model.config.block_size
     text = torch.randint(30, (1, 3 * T), generator=torch.Generator().manual_seed(1))
     writer, contexts = Writer.from_torch(model).start(reprime=True), []
